@@ -1,0 +1,1 @@
+"""The network, for one device: no training, no serving, no file formats."""

@@ -1,0 +1,85 @@
+"""DeepSeekMoE (2401.06066; V2 2405.04434 section 2.2; V3 2412.19437 section 2.1.2): routers, shared and routed experts."""
+
+import torch
+from torch import Tensor, nn
+
+from fourfold.config import ExpertsConfig, ModelConfig
+from fourfold.model.inputs import Context
+from fourfold.ops.experts import grouped_experts, swiglu
+from fourfold.ops.linear import Linear
+from fourfold.ops.topk import first_topk
+from fourfold.weights.stores import ResidentStore
+
+
+class FeedForward(nn.Module):
+    """SwiGLU, gate and up in one matrix [2f, d], gate first."""
+
+    def __init__(self, hidden: int, width: int) -> None:
+        super().__init__()
+        self.gate_up_proj = Linear(hidden, 2 * width)
+        self.down_proj = Linear(width, hidden)
+
+    def forward(self, x: Tensor, context: Context | None = None) -> Tensor:
+        return swiglu(x, self.gate_up_proj.weight, self.down_proj.weight)
+
+
+class Router(nn.Module):
+    """Which experts a token takes and how much of each, in fp32.
+
+    `noaux_tc` (V3): the bias decides who is chosen, never the weight, and is moved by the trainer after each step to even the load.
+    """
+
+    def __init__(self, hidden: int, config: ExpertsConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.weight = nn.Parameter(torch.empty(config.n_routed_experts, hidden))
+        self.balanced = config.topk_method == "noaux_tc"
+        if self.balanced:
+            self.register_buffer("bias", torch.zeros(config.n_routed_experts))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x [N, d] -> expert ids [N, k], weights [N, k], scores [N, E] normalised to sum one (for the balance loss)."""
+        config = self.config
+        logits = nn.functional.linear(x.float(), self.weight.float())
+        scores = logits.softmax(-1) if config.scoring_func == "softmax" else logits.sigmoid()
+        judged = scores.detach() + self.bias if self.balanced else scores.detach()
+        ids = first_topk(self.within_groups(judged), config.num_experts_per_tok)
+        weights = scores.gather(-1, ids)
+        if config.norm_topk_prob:
+            weights = weights / (weights.sum(-1, keepdim=True) + 1e-20)
+        return ids, weights * config.routed_scaling_factor, scores / (scores.sum(-1, keepdim=True) + 1e-20)
+
+    def within_groups(self, judged: Tensor) -> Tensor:
+        """Rules out all but the best groups: judged by the two best experts (V3) or by the best one (V2)."""
+        config = self.config
+        if config.n_group == 1 or config.topk_method == "greedy":
+            return judged
+        groups = judged.unflatten(-1, (config.n_group, -1))
+        worth = groups.topk(2, dim=-1).values.sum(-1) if self.balanced else groups.amax(-1)
+        kept = torch.zeros_like(worth, dtype=torch.bool).scatter_(-1, first_topk(worth, config.topk_group), True)
+        return groups.masked_fill(~kept[..., None], float("-inf")).flatten(-2)
+
+
+class Experts(nn.Module):
+    """y = FFN_shared(x) + Σ_chosen w_e FFN_e(x); shared experts are one wide feed-forward, routed ones two stacks."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        sizes, hidden = config.experts, config.hidden_size
+        width = sizes.moe_intermediate_size
+        self.router = Router(hidden, sizes)
+        self.gate_up = ResidentStore(sizes.n_routed_experts, 2 * width, hidden)
+        self.down = ResidentStore(sizes.n_routed_experts, hidden, width)
+        self.shared = FeedForward(hidden, sizes.n_shared_experts * width) if sizes.n_shared_experts else None
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        """x [N, d] -> [N, d]."""
+        ids, weights, scores = self.router(x)
+        if context.trace is not None:
+            context.layer_trace.expert_ids, context.layer_trace.expert_scores = ids, scores
+        y = grouped_experts(x, ids, weights, self.gate_up, self.down)
+        return y if self.shared is None else y + self.shared(x)
+
+
+def build_feed_forward(config: ModelConfig, layer: int) -> FeedForward | Experts:
+    return Experts(config) if config.has_experts(layer) else FeedForward(config.hidden_size, config.intermediate_size)

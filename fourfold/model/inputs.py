@@ -1,0 +1,134 @@
+"""The vocabulary of a forward pass: a ragged Batch of flat tokens, and the Context that its layers share."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from fourfold.model.trace import LayerTrace, Trace
+
+TEXT = 0  # modality id of ordinary tokens
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Chunks of several sequences laid end to end; prefill, decode, packed documents and media share this form.
+
+    tokens [N] int64; lengths: tokens of each sequence in this chunk, summing to N; positions [3, N] (time, row, column; equal for
+    text); modality [N]; documents [N]: tokens of one sequence see each other only within a document.
+    """
+
+    tokens: Tensor
+    lengths: tuple[int, ...]
+    positions: Tensor
+    modality: Tensor
+    documents: Tensor
+
+    @classmethod
+    def from_tokens(cls, tokens: Tensor, documents: Tensor | None = None, past: list[int] | None = None) -> "Batch":
+        """A batch of equal lengths from tokens [B, T]; `past`: tokens each sequence has already seen.
+
+        Positions restart at each document (documents [B, T], constant over consecutive tokens of one).
+        """
+        rows, length = tokens.shape
+        place = torch.arange(length, device=tokens.device).expand(rows, length)
+        if documents is None:
+            documents = torch.zeros_like(tokens)
+        else:
+            starts = torch.ones_like(documents, dtype=torch.bool)
+            starts[:, 1:] = documents[:, 1:] != documents[:, :-1]
+            place = place - torch.where(starts, place, 0).cummax(1).values
+        if past is not None:
+            place = place + torch.tensor(past, device=tokens.device)[:, None]
+        flat = tokens.reshape(-1)
+        positions = place.reshape(1, -1).expand(3, -1)
+        return cls(flat, (length,) * rows, positions, torch.zeros_like(flat, dtype=torch.uint8), documents.reshape(-1))
+
+    @classmethod
+    def ragged(cls, chunks: list[Tensor], past: list[int] | None = None) -> "Batch":
+        """A batch of text chunks of different lengths, each [T_i]."""
+        past = past or [0] * len(chunks)
+        place = torch.cat([torch.arange(p, p + len(c), device=c.device) for c, p in zip(chunks, past, strict=True)])
+        flat = torch.cat(chunks)
+        zeros = torch.zeros_like(flat)
+        return cls(flat, tuple(len(c) for c in chunks), place.expand(3, -1), zeros.to(torch.uint8), zeros)
+
+    @property
+    def sequences(self) -> int:
+        return len(self.lengths)
+
+    @cached_property
+    def longest(self) -> int:
+        return max(self.lengths)
+
+    @cached_property
+    def _slots(self) -> Tensor | None:
+        """Where each token stands in the padded [S, L] face; None when all lengths are equal and it is a view."""
+        if min(self.lengths) == self.longest:
+            return None
+        starts = [i * self.longest for i in range(self.sequences)]
+        device = self.tokens.device
+        return torch.cat([torch.arange(s, s + n, device=device) for s, n in zip(starts, self.lengths, strict=True)])
+
+    def pad(self, x: Tensor) -> Tensor:
+        """[N, ...] -> [S, L, ...], zeros behind the shorter sequences."""
+        if self._slots is None:
+            return x.unflatten(0, (self.sequences, self.longest))
+        room = x.new_zeros(self.sequences * self.longest, *x.shape[1:])
+        return room.index_copy(0, self._slots, x).unflatten(0, (self.sequences, self.longest))
+
+    def unpad(self, x: Tensor) -> Tensor:
+        """[S, L, ...] -> [N, ...], the inverse of `pad`."""
+        flat = x.flatten(0, 1)
+        return flat if self._slots is None else flat[self._slots]
+
+
+@dataclass(frozen=True)
+class History:
+    """All that the sequences hold so far, this chunk included: [S, K], with each sequence's own length."""
+
+    tokens: Tensor
+    documents: Tensor
+    modality: Tensor
+    lengths: Tensor  # [S]
+
+
+@dataclass
+class Context:
+    """What one forward shares with every layer: who may see whom, rotary tables, and what the caller asked for."""
+
+    batch: Batch
+    past: Tensor  # [S] tokens seen before this chunk
+    history: History
+    rotary: dict[str, tuple[Tensor, Tensor]]
+    sparse: bool = True
+    trace: Trace | None = None
+
+    @cached_property
+    def queries(self) -> Tensor:
+        """[S, L]: each query's place in its sequence (places behind a shorter chunk repeat the pattern and are discarded)."""
+        return self.past[:, None] + torch.arange(self.batch.longest, device=self.past.device)
+
+    @cached_property
+    def visible(self) -> Tensor | None:
+        """[S, L, K] bool: keys that are not later, exist, and belong to the query's document. None when all are."""
+        keys = torch.arange(self.history.tokens.shape[1], device=self.past.device)
+        within = self.queries[..., None] >= keys
+        documents = self.history.documents
+        own = documents.gather(1, self.queries.clamp(max=documents.shape[1] - 1))
+        within &= own[..., None] == documents[:, None]
+        within &= (keys < self.history.lengths[:, None])[:, None]
+        return None if bool(within.all()) else within
+
+    def visible_part(self, queries: slice) -> Tensor | None:
+        return None if self.visible is None else self.visible[:, queries]
+
+    @property
+    def layer_trace(self) -> LayerTrace | None:
+        """The record of the layer now running, None when nobody asked."""
+        return self.trace.layers[-1] if self.trace is not None else None
+
+    @property
+    def wants_mass(self) -> bool:
+        return self.trace is not None and self.trace.attention_mass

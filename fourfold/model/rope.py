@@ -1,0 +1,70 @@
+"""Rotary positions (2104.09864), in both layouts, stretched by YaRN (2309.00071) or by the Llama-3 rule."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from fourfold.config import RopeScaling
+
+
+def frequencies(dim: int, theta: float, scaling: RopeScaling | None) -> Tensor:
+    """Angles per position, fp32 [dim / 2], slowest last."""
+    plain = theta ** (-torch.arange(0, dim, 2, dtype=torch.float32, device="cpu") / dim)
+    if scaling is None:
+        return plain
+    return (_yarn if scaling.type == "yarn" else _llama3)(plain, dim, theta, scaling)
+
+
+def _yarn(plain: Tensor, dim: int, theta: float, scaling: RopeScaling) -> Tensor:
+    """YaRN section 3.2: fast channels keep their angle, slow ones are divided by `factor`, a ramp lies between."""
+    original = scaling.original_max_position_embeddings
+
+    def channel(rotations: float) -> float:  # the channel that turns so often over the original length
+        return dim * math.log(original / (2 * math.pi * rotations)) / (2 * math.log(theta))
+
+    low = max(math.floor(channel(scaling.beta_fast)), 0)
+    high = min(math.ceil(channel(scaling.beta_slow)), dim - 1)
+    ramp = ((torch.arange(dim // 2, device="cpu") - low) / max(high - low, 0.001)).clamp(0, 1)
+    return plain / scaling.factor * ramp + plain * (1 - ramp)
+
+
+def _llama3(plain: Tensor, dim: int, theta: float, scaling: RopeScaling) -> Tensor:
+    """Llama 3.1's rule: by wavelength, keep the short, divide the long, blend between."""
+    turns = scaling.original_max_position_embeddings * plain / (2 * math.pi)
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    keep = ((turns - low) / (high - low)).clamp(0, 1)
+    return plain / scaling.factor * (1 - keep) + plain * keep
+
+
+def yarn_attention_scale(scaling: RopeScaling | None) -> float:
+    """m², the factor on the softmax scale in V2, V3 and V3.2: m = 0.1 · mscale_all_dim · ln(factor) + 1."""
+    if scaling is None or scaling.type != "yarn" or scaling.factor <= 1 or not scaling.mscale_all_dim:
+        return 1.0
+    return (0.1 * scaling.mscale_all_dim * math.log(scaling.factor) + 1.0) ** 2
+
+
+def yarn_table_scale(scaling: RopeScaling | None) -> float:
+    """The factor on cos and sin: m(mscale) / m(mscale_all_dim), which is 1 when they are equal."""
+    if scaling is None or scaling.type != "yarn" or scaling.factor <= 1:
+        return 1.0
+    return _m(scaling.factor, scaling.mscale) / _m(scaling.factor, scaling.mscale_all_dim)
+
+
+def _m(factor: float, mscale: float) -> float:
+    return 0.1 * mscale * math.log(factor) + 1.0 if mscale else 1.0
+
+
+def tables(positions: Tensor, inverse: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+    """cos and sin [N, dim / 2] in fp32 for positions [N]."""
+    angles = positions.float()[:, None] * inverse
+    return angles.cos() * scale, angles.sin() * scale
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
+    """Turn x [N, ..., dim] by its token's angles. Pairs are (2j, 2j+1) when interleaved, else (j, j + dim/2)."""
+    shape = (cos.shape[0],) + (1,) * (x.dim() - 2) + (cos.shape[1],)
+    cos, sin = cos.view(shape).to(x.dtype), sin.view(shape).to(x.dtype)
+    first, second = (x[..., 0::2], x[..., 1::2]) if interleaved else x.chunk(2, dim=-1)
+    turned = first * cos - second * sin, first * sin + second * cos
+    return torch.stack(turned, dim=-1).flatten(-2) if interleaved else torch.cat(turned, dim=-1)

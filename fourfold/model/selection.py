@@ -1,0 +1,124 @@
+"""Which past tokens a query reads: all that are visible, or the lightning indexer's top-k (V3.2, section 2.1).
+
+Selection is apart from reading. It comes a chunk of queries at a time, because at 1M tokens by 2048 the whole would be 16 GiB,
+and it names positions in the sequence, so that latent and grouped-query attention read it alike.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fourfold.config import ModelConfig
+from fourfold.model.inputs import Context
+from fourfold.model.rope import rotate
+from fourfold.model.state import Fields, Rows
+from fourfold.ops.linear import Linear
+from fourfold.ops.topk import newest_topk
+
+SCORE_BUDGET = 1 << 26  # scores held at once, over all sequences, queries, keys and heads
+
+
+@dataclass
+class Selection:
+    """What a chunk of queries may read. `queries`: their slice of the padded [S, L] face.
+
+    Either `indices` [S, C, k] (ascending) with `valid` [S, C, k] bool, or None for both: everything visible.
+    """
+
+    queries: slice
+    indices: Tensor | None = None
+    valid: Tensor | None = None
+
+    def part(self, part: slice) -> "Selection":
+        """The selection of some of its queries, counted from its own first."""
+        queries = slice(self.queries.start + part.start, self.queries.start + part.stop)
+        if self.indices is None:
+            return Selection(queries)
+        return Selection(queries, self.indices[:, part], self.valid[:, part])
+
+    def mask(self, visible: Tensor | None, keys: int) -> Tensor | None:
+        """[S, C, keys] bool, None for all. `visible`: the queries' part of the context's mask."""
+        if self.indices is None:
+            return visible
+        rows = torch.zeros(*self.indices.shape[:2], keys, dtype=torch.bool, device=self.indices.device)
+        return rows.scatter_reduce_(-1, self.indices, self.valid, "amax")
+
+
+def chunks(queries: int, cost_per_query: int) -> Iterator[slice]:
+    """Slices of the queries such that a chunk's scores stay within SCORE_BUDGET."""
+    step = max(1, SCORE_BUDGET // max(cost_per_query, 1))
+    return (slice(start, min(start + step, queries)) for start in range(0, queries, step))
+
+
+class Indexer(nn.Module):
+    """I_{t,s} = Σ_j w_{t,j} ReLU(q_{t,j} · k_s) (V3.2, equation 1); keeps keys of its own in the layer state.
+
+    The input is detached: only the KL loss on the trace trains the indexer, and it trains nothing else (section 2.1.1).
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        sizes, attention = config.selection, config.attention
+        self.heads, self.width, self.topk = sizes.index_n_heads, sizes.index_head_dim, sizes.index_topk
+        self.rotated = config.index_rope_dim
+        self.wq_b = Linear(attention.q_lora_rank or config.hidden_size, self.heads * self.width)
+        self.wk = Linear(config.hidden_size, self.width)
+        self.k_norm = nn.LayerNorm(self.width, eps=1e-6)
+        self.weights_proj = Linear(config.hidden_size, self.heads)
+
+    def fields(self) -> Fields:
+        return {"index_key": ((self.width,), None)}
+
+    def forward(
+        self, x: Tensor, query_input: Tensor, context: Context, state: Rows | None, everything: bool
+    ) -> Iterator[Selection]:
+        """x [N, d]; query_input [N, q_lora_rank or d]: the query latent where there is one, else x.
+
+        `state` holds the chunk's index keys already when given. `everything`: choose nothing, but still trace the scores.
+        """
+        batch = context.batch
+        queries, weights = (batch.pad(y) for y in self.queries(x, query_input, context))
+        keys = state.read("index_key") if state is not None else batch.pad(self.keys(x, context))
+        everything = everything or keys.shape[1] <= self.topk
+        if everything and context.trace is None:
+            yield Selection(slice(0, batch.longest))
+            return
+        for part in chunks(batch.longest, queries.shape[0] * keys.shape[1] * self.heads):
+            scores, visible = self.scores(queries[:, part], keys, weights[:, part]), context.visible_part(part)
+            selection = Selection(part) if everything else self.choose(part, scores.detach(), visible)
+            if context.trace is not None:
+                context.layer_trace.index_scores = scores
+                mask = selection.mask(visible, keys.shape[1])
+                context.layer_trace.index_mask = torch.ones_like(scores, dtype=torch.bool) if mask is None else mask
+            yield selection
+
+    def queries(self, x: Tensor, query_input: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        """Rotated queries [N, heads, width] and head weights [N, heads]."""
+        queries = self.wq_b(query_input.detach()).unflatten(-1, (self.heads, self.width))
+        weights = self.weights_proj(x.detach()).float() * (self.heads * self.width) ** -0.5
+        return self._rotate(queries, context), weights
+
+    def keys(self, x: Tensor, context: Context) -> Tensor:
+        """Rotated keys [N, width], one head for all."""
+        return self._rotate(self.k_norm(self.wk(x.detach())), context)
+
+    def scores(self, queries: Tensor, keys: Tensor, weights: Tensor) -> Tensor:
+        """[S, C, heads, width], [S, K, width], [S, C, heads] -> fp32 [S, C, K]."""
+        products = F.relu(torch.einsum("schd,skd->schk", queries.float(), keys.float()))
+        return torch.einsum("schk,sch->sck", products, weights)
+
+    def choose(self, part: slice, scores: Tensor, visible: Tensor | None) -> Selection:
+        """The `index_topk` best visible keys of each query, the newer first among equals."""
+        if visible is not None:
+            scores = scores.masked_fill(~visible, float("-inf"))
+        indices = newest_topk(scores, self.topk)
+        return Selection(part, indices, scores.gather(-1, indices) > float("-inf"))
+
+    def _rotate(self, x: Tensor, context: Context) -> Tensor:
+        """The first channels turn, half-split, unlike latent attention's own (V3.2 inference code)."""
+        cos, sin = context.rotary["index"]
+        turned, kept = x.split([self.rotated, x.shape[-1] - self.rotated], dim=-1)
+        return torch.cat([rotate(turned, cos, sin, interleaved=False), kept], dim=-1)

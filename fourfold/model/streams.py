@@ -1,0 +1,121 @@
+"""Residual streams around each block F: one plain stream, hyper-connections, or manifold-constrained ones (mHC).
+
+All three speak of X [N, n, d]: `read` makes the block's input from the streams, `write` puts its output back.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from fourfold.config import StreamsConfig
+from fourfold.model.inputs import Context
+from fourfold.ops.sinkhorn import sinkhorn
+
+Mix = tuple[Tensor, Tensor] | None
+
+
+class PlainResidual(nn.Module):
+    """X ← X + F(X), n = 1."""
+
+    def read(self, streams: Tensor, context: Context) -> tuple[Tensor, Mix]:
+        return streams[:, 0], None
+
+    def write(self, streams: Tensor, out: Tensor, mix: Mix) -> Tensor:
+        return streams + out[:, None]
+
+
+def mix_weights(streams: Tensor, fn: Tensor, eps: float) -> Tensor:
+    """(fn · u) / rms(u) with u = vec(X) [N, n·d] in fp32: the RMS divides after the projection (released V4 code)."""
+    flat = streams.flatten(1).float()
+    return (flat @ fn.T) * torch.rsqrt(flat.square().mean(-1, keepdim=True) + eps)
+
+
+class HyperConnections(nn.Module):
+    """One site (attention or feed-forward) of hyper-connections with n streams.
+
+    `mhc` in the released V4 parametrisation (2512.24880, equations 7-9): fn [(2+n)n, n·d], base and scale in fp32, in the order
+    pre, post, comb; comb[source, target] is nearly doubly stochastic. `hc` (2409.19606, equation 10) is the same without
+    constraint: tanh of the projections around the static weights.
+    """
+
+    def __init__(self, hidden: int, config: StreamsConfig, eps: float, site: int) -> None:
+        super().__init__()
+        n = config.hc_mult
+        self.config, self.eps, self.site = config, eps, site
+        self.fn = nn.Parameter(torch.empty((2 + n) * n, n * hidden))
+        self.base = nn.Parameter(torch.empty((2 + n) * n))
+        self.scale = nn.Parameter(torch.empty(3))
+
+    def reset(self, generator: torch.Generator, std: float) -> None:
+        """Start near the plain residual: read mostly one stream (another at each site), keep most of each stream in place."""
+        n = self.config.hc_mult
+        own = torch.eye(n)[self.site % n]
+        if self.config.hc_kind == "mhc":  # through σ, 2σ and Sinkhorn: pre 0.62 or 0.12, post 1, comb diagonal about 0.7
+            static = [-2.0 + 2.5 * own, torch.zeros(n), 2.0 * torch.eye(n).flatten()]
+        else:
+            static = [own, torch.ones(n), torch.eye(n).flatten()]
+        with torch.no_grad():
+            self.fn.normal_(0.0, std, generator=generator)
+            self.base.copy_(torch.cat(static))
+            self.scale.fill_(0.01)
+
+    def weights(self, streams: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """pre [N, n], post [N, n], comb [N, n, n] (source, target), fp32."""
+        n, config = self.config.hc_mult, self.config
+        mixes = mix_weights(streams, self.fn.float(), self.eps).split([n, n, n * n], dim=-1)
+        bases = self.base.float().split([n, n, n * n])
+        scale = self.scale.float()
+        if config.hc_kind == "hc":
+            pre, post, comb = (m.tanh() * s + b for m, s, b in zip(mixes, scale, bases, strict=True))
+            return pre, post, comb.unflatten(-1, (n, n))
+        pre, post, comb = (m * s + b for m, s, b in zip(mixes, scale, bases, strict=True))
+        mixing = sinkhorn(comb.unflatten(-1, (n, n)), config.hc_sinkhorn_iters, config.hc_eps)
+        return pre.sigmoid() + config.hc_eps, 2 * post.sigmoid(), mixing
+
+    def read(self, streams: Tensor, context: Context) -> tuple[Tensor, Mix]:
+        """y = Σ_k pre_k X_k [N, d], and what `write` needs."""
+        pre, post, comb = self.weights(streams)
+        if context.trace is not None:
+            context.layer_trace.stream_mixing.append(comb.detach())
+        return weighted_sum(pre, streams), (post, comb)
+
+    def write(self, streams: Tensor, out: Tensor, mix: Mix) -> Tensor:
+        """X'_k = post_k F + Σ_j comb[j, k] X_j."""
+        post, comb = (m.to(out.dtype) for m in mix)
+        return torch.baddbmm(post[:, :, None] * out[:, None], comb.transpose(1, 2), streams)
+
+
+class Collapse(nn.Module):
+    """The last read, before the final norm: weights from a projection of its own (`hc_head_*` in V4), or stream 0 alone."""
+
+    def __init__(self, hidden: int, config: StreamsConfig | None, eps: float) -> None:
+        super().__init__()
+        self.config, self.eps = config, eps
+        if config is not None:
+            n = config.hc_mult
+            self.fn = nn.Parameter(torch.empty(n, n * hidden))
+            self.base = nn.Parameter(torch.empty(n))
+            self.scale = nn.Parameter(torch.empty(1))
+
+    def reset(self, generator: torch.Generator, std: float) -> None:
+        """Start with every stream read alike."""
+        n = self.config.hc_mult
+        with torch.no_grad():
+            self.fn.normal_(0.0, std, generator=generator)
+            self.base.fill_(-torch.log(torch.tensor(n - 1.0)) if n > 1 else 4.0)
+            self.scale.fill_(0.01)
+
+    def forward(self, streams: Tensor) -> Tensor:
+        """X [N, n, d] -> [N, d]."""
+        if self.config is None:
+            return streams[:, 0]
+        mixes = mix_weights(streams, self.fn.float(), self.eps) * self.scale.float() + self.base.float()
+        return weighted_sum(mixes.sigmoid() + self.config.hc_eps, streams)
+
+
+def weighted_sum(weights: Tensor, streams: Tensor) -> Tensor:
+    """Σ_k w_k X_k: weights [N, n], streams [N, n, d] -> [N, d]."""
+    return torch.bmm(weights.to(streams.dtype)[:, None], streams)[:, 0]
+
+
+def build_site(hidden: int, config: StreamsConfig | None, eps: float, site: int) -> PlainResidual | HyperConnections:
+    return PlainResidual() if config is None else HyperConnections(hidden, config, eps, site)

@@ -1,0 +1,25 @@
+"""What a forward pass may write down on its way: for the losses, for replay and for plots."""
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+@dataclass
+class LayerTrace:
+    """One layer's record. S sequences, L queries, K keys, N tokens, E experts, k chosen, n streams."""
+
+    expert_ids: Tensor | None = None  # [N, k]
+    expert_scores: Tensor | None = None  # [N, E], sums to one; has a gradient
+    index_scores: Tensor | None = None  # [S, L, K]; has a gradient, to the indexer alone
+    index_mask: Tensor | None = None  # [S, L, K] bool: visible keys in dense mode, chosen ones in sparse mode
+    attention_mass: Tensor | None = None  # [S, L, K] detached: mean over heads, rows sum to one over index_mask
+    stream_mixing: list[Tensor] = field(default_factory=list)  # [N, n, n] (source, target) detached, one per site
+
+
+@dataclass
+class Trace:
+    """Passed to a forward, which appends a LayerTrace per layer (multi-token prediction layers last)."""
+
+    attention_mass: bool = False  # ask for it: it needs the probabilities, so the plain attention
+    layers: list[LayerTrace] = field(default_factory=list)

@@ -1,0 +1,189 @@
+"""The whole network: embeddings, layers, heads; one forward for training, chunked prefill and decode."""
+
+import zlib
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fourfold.config import ModelConfig
+from fourfold.errors import ConfigError
+from fourfold.model.engram import Engram, table_primes
+from fourfold.model.experts import Experts, Router
+from fourfold.model.inputs import Batch, Context, History
+from fourfold.model.layer import Layer
+from fourfold.model.mtp import NextTokenLayer
+from fourfold.model.rope import frequencies, tables, yarn_table_scale
+from fourfold.model.state import Cache
+from fourfold.model.streams import Collapse, HyperConnections
+from fourfold.model.trace import Trace
+from fourfold.ops.norm import RMSNorm
+
+
+@dataclass
+class Output:
+    """What `model(tokens)` gives: `logits` [B, T, V] for tokens [B, T], or [N, V] for a Batch; fp32."""
+
+    logits: Tensor
+    trace: Trace | None = None
+
+
+@dataclass
+class TrainOutput:
+    """Final-normed states for the losses: `hidden` [N, d], and for each further depth j the states that predict t_{i+2+j}."""
+
+    hidden: Tensor
+    mtp_hidden: list[Tensor] = field(default_factory=list)
+
+
+class Transformer(nn.Module):
+    """A causal language model as its config describes it.
+
+    `token_classes` [vocab_size] int64: Engram's tokenizer compression; by default every token is its own class.
+    """
+
+    def __init__(self, config: ModelConfig, token_classes: Tensor | None = None) -> None:
+        super().__init__()
+        for part in ("media_in", "media_out"):
+            if getattr(config, part) is not None:
+                raise ConfigError(f"{part}: this version reads and writes text only; leave the {part} fields out")
+        self.config = config
+        hidden, eps = config.hidden_size, config.rms_norm_eps
+        self.embed = nn.Embedding(config.vocab_size, hidden)
+        primes = table_primes(config.memory) if config.memory else {}
+        self.layers = nn.ModuleList(
+            Layer(config, i, Engram(config, i, primes[i]) if i in primes else None) for i in range(config.num_hidden_layers)
+        )
+        self.collapse = Collapse(hidden, config.streams, eps)
+        self.norm = RMSNorm(hidden, eps)
+        if not config.tie_word_embeddings:
+            self.head = nn.Parameter(torch.empty(config.vocab_size, hidden))
+        self.mtp = nn.ModuleList(NextTokenLayer(config, j) for j in range(config.num_nextn_predict_layers))
+        self._add_buffers(token_classes)
+
+    def _add_buffers(self, token_classes: Tensor | None) -> None:
+        attention = self.config.attention
+        scaling = attention.rope_scaling
+        self.rope_scale = yarn_table_scale(scaling)
+        turns = {"attention": frequencies(attention.rope_dim, attention.rope_theta, scaling)}
+        if self.config.selection is not None:
+            turns["index"] = frequencies(self.config.index_rope_dim, attention.rope_theta, scaling)
+        for name, values in turns.items():
+            self.register_buffer(f"{name}_turns", values, persistent=False)
+        if self.config.memory is not None:
+            classes = torch.arange(self.config.vocab_size) if token_classes is None else token_classes
+            self.register_buffer("token_classes", classes)
+
+    def forward(
+        self,
+        tokens: Tensor | Batch,
+        cache: Cache | None = None,
+        trace: Trace | None = None,
+        selection: str = "sparse",
+    ) -> Output:
+        """tokens int64 [B, T] (or a Batch). With a cache, they go on from what it has seen, and it is extended.
+
+        `selection`: "dense" reads everything visible even where there is an indexer, as before its training.
+        """
+        if isinstance(tokens, Batch):
+            return Output(self.logits(self.trunk(tokens, cache, trace, selection)), trace)
+        batch = Batch.from_tokens(tokens, past=cache.lengths if cache is not None else None)
+        logits = self.logits(self.trunk(batch, cache, trace, selection))
+        return Output(logits.unflatten(0, tokens.shape), trace)
+
+    def trunk(
+        self, batch: Batch, cache: Cache | None = None, trace: Trace | None = None, selection: str = "sparse"
+    ) -> Tensor:
+        """Final-normed hidden states [N, d]."""
+        context = self.context(batch, cache, trace, selection)
+        return self.norm(self.collapse(self._run(context, cache)))
+
+    def train_forward(self, batch: Batch, trace: Trace | None = None, selection: str = "sparse") -> TrainOutput:
+        """The states that the losses need, multi-token prediction included."""
+        context = self.context(batch, None, trace, selection)
+        hidden = self.collapse(self._run(context, None))
+        out = TrainOutput(self.norm(hidden))
+        tokens = batch.pad(batch.tokens)
+        for layer in self.mtp:
+            tokens = F.pad(tokens[:, 1:], (0, 1))  # what is shifted in from beyond the end is masked by the loss
+            hidden, normed = layer(hidden, self.embed(batch.unpad(tokens)), context)
+            out.mtp_hidden.append(normed)
+        return out
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[N, d] -> fp32 [N, V]."""
+        return F.linear(hidden, self.head_weight).float()
+
+    @property
+    def head_weight(self) -> Tensor:
+        return self.embed.weight if self.config.tie_word_embeddings else self.head
+
+    def context(self, batch: Batch, cache: Cache | None, trace: Trace | None, selection: str) -> Context:
+        """Notes the batch in the cache and works out what the layers share."""
+        device = batch.tokens.device
+        past = [0] * batch.sequences if cache is None else cache.lengths
+        if len(past) != batch.sequences:
+            raise ValueError(f"the cache holds {len(past)} sequences, the batch {batch.sequences}")
+        inputs = {"tokens": batch.tokens, "documents": batch.documents, "modality": batch.modality}
+        if cache is None:
+            seen = {name: batch.pad(values) for name, values in inputs.items()}
+            lengths = batch.lengths
+        else:
+            cache.inputs.append(batch.lengths, **inputs)
+            seen, lengths = {name: cache.inputs.read(name) for name in inputs}, cache.lengths
+        history = History(**seen, lengths=torch.tensor(lengths, device=device))
+        rotary = {"attention": tables(batch.positions[0], self.attention_turns, self.rope_scale)}
+        if self.config.selection is not None:
+            rotary["index"] = tables(batch.positions[0], self.index_turns, self.rope_scale)
+        return Context(batch, torch.tensor(past, device=device), history, rotary, selection == "sparse", trace)
+
+    def _run(self, context: Context, cache: Cache | None) -> Tensor:
+        """All layers: streams [N, n, d]."""
+        count = self.config.streams.hc_mult if self.config.streams else 1
+        streams = self.embed(context.batch.tokens)[:, None].expand(-1, count, -1)
+        classes = self.token_classes[context.history.tokens] if self.config.memory else None
+        for layer, states in zip(self.layers, cache.layers if cache else [None] * len(self.layers), strict=True):
+            streams = layer(streams, classes, context, states)
+        return streams
+
+    def new_cache(self, batch_size: int = 1) -> Cache:
+        """An empty memory for `batch_size` sequences, in the model's dtype and on its device."""
+        weight = self.embed.weight
+        return Cache([layer.fields() for layer in self.layers], batch_size, weight.dtype, weight.device)
+
+    def routers(self) -> list[Router]:
+        """The routers in the order in which layers trace their choices (multi-token prediction last)."""
+        layers = [*self.layers, *(layer.layer for layer in self.mtp)]
+        return [layer.ffn.router for layer in layers if isinstance(layer.ffn, Experts)]
+
+    def indexer_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        return [(name, p) for name, p in self.named_parameters() if ".indexer." in name]
+
+    @staticmethod
+    def keep_fp32(name: str) -> bool:
+        """Tensors that stay in fp32 in a bf16 model: routers, stream mixing, the indexer's head weights."""
+        parts = name.split(".")
+        return "router" in parts or any(p.endswith("_site") or p == "collapse" for p in parts)
+
+    @torch.no_grad()
+    def init_weights(self, seed: int = 0) -> "Transformer":
+        """Normal weights; each tensor draws from a generator of its own name, so that other parts don't change it."""
+        std = self.config.initializer_range
+        for name, module in self.named_modules():
+            if isinstance(module, HyperConnections | Collapse) and list(module.parameters()):
+                module.reset(_generator(seed, name), std)
+        for name, parameter in self.named_parameters():
+            if parameter.dim() >= 2 and not self._is_set(name):
+                parameter.normal_(0.0, std, generator=_generator(seed, name))
+        return self
+
+    @staticmethod
+    def _is_set(name: str) -> bool:
+        """Tensors with a start of their own: stream mixing (above), and Engram's norms (one) and convolution (zero)."""
+        last = name.rsplit(".", 1)[-1]
+        return "_site." in name or "collapse." in name or last in ("conv", "conv_norm", "query_norm", "key_norm")
+
+
+def _generator(seed: int, name: str) -> torch.Generator:
+    return torch.Generator().manual_seed(seed * 2**32 + zlib.crc32(name.encode()))

@@ -1,0 +1,1 @@
+"""Hot operations: each file holds the plain PyTorch definition and the faster ways that are tested against it."""
