@@ -1,0 +1,1 @@
+"""Data: corpora, documents and packed batches."""

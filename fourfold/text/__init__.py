@@ -1,0 +1,1 @@
+"""Text: the tokenizer, its compression for n-gram memory, and the chat format."""

@@ -1,0 +1,183 @@
+"""A byte-level BPE tokenizer in which typed text can never become a control token.
+
+The file is an ordinary `tokenizer.json`, so other tools open it too; they, however, may turn a typed `<|user|>` into
+the control token. Here `encode` reads it as plain characters: control tokens are only put in by id (see chat.py).
+"""
+
+import codecs
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+
+import tokenizers
+import torch
+from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
+
+from fourfold.errors import DataError
+from fourfold.text.chat import CHAT_TEMPLATE
+
+NAMED = """pad bos eos system user assistant end think /think tool_call /tool_call tool_result /tool_result
+    image /image audio /audio video /video row frame patch draw /draw film /film"""
+SPECIALS = [f"<|{name}|>" for name in NAMED.split()]
+SPECIALS += [f"<|reserved_{i}|>" for i in range(32 - len(SPECIALS))]
+
+# Words with the one character before them, single digits, runs of signs, line ends, spaces but for a word's own.
+PIECES = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+
+class Tokenizer:
+    """Text to ids and back. Ids 0-31 are the control tokens of `SPECIALS`."""
+
+    def __init__(self, inner: tokenizers.Tokenizer):
+        inner.encode_special_tokens = True  # typed control tokens are ordinary characters
+        self._inner = inner
+        self._specials = {str(t): i for i, t in inner.get_added_tokens_decoder().items() if t.special}
+        self.special_ids = frozenset(self._specials.values())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "Tokenizer":
+        """From a folder with a tokenizer.json, or the file itself; DataError when there is none or it is broken."""
+        path = Path(path)
+        file = path / "tokenizer.json" if path.is_dir() else path
+        if not file.is_file():
+            raise DataError(f"{file}: no tokenizer here; give a folder with a tokenizer.json")
+        try:
+            return cls(tokenizers.Tokenizer.from_file(str(file)))
+        except Exception as error:  # the library raises bare Exception
+            raise DataError(f"{file}: is not a tokenizer ({str(error).splitlines()[0]}); copy it again") from error
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int = 8192) -> "Tokenizer":
+        """Learn the merges from `texts`; the same texts give the same tokenizer."""
+        inner = tokenizers.Tokenizer(models.BPE())
+        split = pre_tokenizers.Split(Regex(PIECES), behavior="isolated")
+        inner.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+        inner.decoder = decoders.ByteLevel()
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=SPECIALS,
+            initial_alphabet=alphabet,
+            max_token_length=16,
+            show_progress=False,
+        )
+        inner.train_from_iterator(texts, trainer)
+        return cls(inner)
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Write tokenizer.json, tokenizer_config.json and chat_template.jinja into an existing folder."""
+        folder = Path(folder)
+        named = {f"{name}_token": f"<|{name}|>" for name in ("bos", "eos", "pad") if f"<|{name}|>" in self._specials}
+        config = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            **named,
+            "additional_special_tokens": [t for t in self._specials if t not in named.values()],
+            "clean_up_tokenization_spaces": False,
+            "chat_template": CHAT_TEMPLATE,
+        }
+        (folder / "tokenizer.json").write_text(self._inner.to_str(pretty=True), "utf-8")
+        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1) + "\n", "utf-8")
+        (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, "utf-8")
+
+    @property
+    def vocab_size(self) -> int:
+        return self._inner.get_vocab_size()
+
+    @cached_property
+    def checksum(self) -> str:
+        """sha256 of the whole definition: what a cache of encoded text depends on."""
+        return hashlib.sha256(self._inner.to_str().encode()).hexdigest()
+
+    def special(self, name: str) -> int:
+        """The id of a control token, by `bos` or `<|bos|>`; KeyError names an unknown one."""
+        return self._specials[name if name.startswith("<|") else f"<|{name}|>"]
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of ordinary text: never a control token, no bos or eos added."""
+        return self._inner.encode(_sound(text), add_special_tokens=False).ids
+
+    def encode_many(self, texts: list[str]) -> list[list[int]]:
+        """`encode` of each, on all cores."""
+        return [e.ids for e in self._inner.encode_batch_fast([_sound(t) for t in texts], add_special_tokens=False)]
+
+    def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
+        """Text of ids; bytes that are not UTF-8 become U+FFFD, ids outside the vocabulary nothing."""
+        return b"".join(self.bytes_of(i, skip_special) for i in ids).decode("utf-8", "replace")
+
+    def bytes_of(self, id: int, skip_special: bool = True) -> bytes:
+        """What one id adds to the text."""
+        id = int(id)
+        if not 0 <= id < len(self._bytes) or (skip_special and id in self.special_ids):
+            return b""
+        return self._bytes[id]
+
+    def token(self, id: int) -> str | None:
+        """The raw token string (in the byte alphabet of the file)."""
+        return self._inner.id_to_token(id)
+
+    @cached_property
+    def _bytes(self) -> list[bytes]:
+        table = _byte_alphabet()
+        tokens = [self._inner.id_to_token(i) or "" for i in range(self.vocab_size)]
+        return [t.encode() if t in self._specials else bytes(table[c] for c in t if c in table) for t in tokens]
+
+    def compression(self) -> tuple[torch.Tensor, int]:
+        """Classes of tokens that read alike (case, accents, width, leading space), for hashed n-gram memory.
+
+        Returns (int64 [vocab_size], number of classes). Classes are numbered by the first id in them; a control token
+        or a token of partial UTF-8 is a class of its own.
+        """
+        keys: dict[str, int] = {}
+        return torch.tensor([keys.setdefault(self._key(i), len(keys)) for i in range(self.vocab_size)]), len(keys)
+
+    def _key(self, id: int) -> str:
+        text = self.decode([id], skip_special=False)
+        if id in self.special_ids or "\ufffd" in text:
+            return f"\ue001{self.token(id)}"  # marked, so that no ordinary text shares the key
+        return _ALIKE.normalize_str(text) or text
+
+
+_SPACE = "\ue000"  # stands for a lone space while the ends are stripped
+_ALIKE = normalizers.Sequence(
+    [
+        normalizers.NFKC(),
+        normalizers.NFD(),
+        normalizers.StripAccents(),
+        normalizers.Lowercase(),
+        normalizers.Replace(Regex(r"[ \t\r\n]+"), " "),
+        normalizers.Replace(Regex(r"^ $"), _SPACE),
+        normalizers.Strip(),
+        normalizers.Replace(_SPACE, " "),
+    ]
+)
+
+
+class StreamDecoder:
+    """Text as ids arrive: a character cut in the middle of its UTF-8 bytes is held back until it is whole."""
+
+    def __init__(self, tokenizer: Tokenizer, skip_special: bool = True):
+        self._tokenizer, self._skip = tokenizer, skip_special
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, id: int) -> str:
+        """The text that this id completes (may be empty)."""
+        return self._decoder.decode(self._tokenizer.bytes_of(id, self._skip))
+
+    def finish(self) -> str:
+        """What was held back, as U+FFFD."""
+        return self._decoder.decode(b"", final=True)
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """Byte-level BPE writes bytes as printable characters: printable Latin-1 as itself, the rest from U+0100 on."""
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    rest = [b for b in range(256) if b not in plain]
+    return {chr(b): b for b in plain} | {chr(0x100 + i): b for i, b in enumerate(rest)}
+
+
+def _sound(text: str) -> str:
+    """Lone surrogates (which JSON can carry, UTF-8 cannot) become "?"."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
