@@ -137,7 +137,11 @@ class ExpertsConfig(Part):
         _require(self.topk_group <= groups, "topk_group", f"is {self.topk_group}, more than n_group ({groups})")
         choosable = experts // groups * self.topk_group
         chosen = self.num_experts_per_tok
-        _require(chosen <= choosable, "num_experts_per_tok", f"is {chosen}, more than the {choosable} a token may choose from")
+        _require(
+            chosen <= choosable,
+            "num_experts_per_tok",
+            f"is {chosen}, more than the {choosable} a token may choose from",
+        )
         two_best = self.topk_method != "noaux_tc" or groups == 1 or experts // groups >= 2
         _require(two_best, "n_group", "leaves one expert a group; noaux_tc scores a group by its two best experts")
         return self

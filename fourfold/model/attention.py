@@ -69,7 +69,13 @@ class Reader:
     """
 
     def __init__(
-        self, q: Tensor, k: Tensor, v: Tensor, scale: float, gathers: bool, finish: Callable[[Tensor], Tensor] | None = None
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        scale: float,
+        gathers: bool,
+        finish: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.q, self.k, self.v, self.scale, self.gathers, self.finish = q, k, v, scale, gathers, finish
 
@@ -154,7 +160,11 @@ class LatentAttention(Attention):
         q_nope, q_pe = q.split([self.nope, self.rope], dim=-1)
         latent, k_pe = self.kv_a_proj(x).split([self.rank, self.rope], dim=-1)
         q_pe, k_pe = (rotate(y, *context.rotary["attention"], self.interleaved) for y in (q_pe, k_pe))
-        return torch.cat([q_nope, q_pe], -1), {"latent": torch.cat([self.kv_a_layernorm(latent), k_pe], -1)}, query_input
+        return (
+            torch.cat([q_nope, q_pe], -1),
+            {"latent": torch.cat([self.kv_a_layernorm(latent), k_pe], -1)},
+            query_input,
+        )
 
     def reader(self, queries: Tensor, rows: dict[str, Tensor], gathers: bool) -> Reader:
         """Expanding costs rank · (nope + value) per key, absorbing 2 · rank - nope - value more per query and key."""

@@ -92,9 +92,7 @@ class Transformer(nn.Module):
         logits = self.logits(self.trunk(batch, cache, trace, selection))
         return Output(logits.unflatten(0, tokens.shape), trace)
 
-    def trunk(
-        self, batch: Batch, cache: Cache | None = None, trace: Trace | None = None, selection: str = "sparse"
-    ) -> Tensor:
+    def trunk(self, batch: Batch, cache: Cache | None = None, trace: Trace | None = None, selection: str = "sparse") -> Tensor:
         """Final-normed hidden states [N, d]."""
         context = self.context(batch, cache, trace, selection)
         return self.norm(self.collapse(self._run(context, cache)))

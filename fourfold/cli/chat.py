@@ -1,0 +1,123 @@
+"""`fourfold chat MODEL`: a conversation in the terminal, or through a pipe, a line for each message."""
+
+import sys
+from collections.abc import Iterator
+from typing import Annotated
+
+import typer
+
+from fourfold.cli.generate import open_model
+
+HELP = "/reset starts over, /exit (or Ctrl-D) ends, Ctrl-C stops an answer, /help says this"
+DIM, PLAIN = "\033[2m", "\033[0m"
+# A model may utter terminal controls; a terminal gets none but line ends and tabs.
+HARMLESS = {code: None for code in [*range(32), *range(127, 160)] if chr(code) not in "\n\t"}
+
+
+def chat(
+    model: Annotated[str, typer.Argument(help="Name or folder of a checkpoint.")] = "nano",
+    temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.7,
+    top_p: Annotated[float, typer.Option(help="Draw from the likeliest tokens that hold this share.")] = 0.95,
+    seed: Annotated[int | None, typer.Option(help="The same seed draws the same tokens.")] = None,
+    system: Annotated[str | None, typer.Option(help="A message that comes before all others.")] = None,
+    max_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 512,
+    thinking: Annotated[bool, typer.Option("--thinking/--no-thinking", help="Let the model think first.")] = False,
+) -> None:
+    """Talk to a checkpoint. Lines from a pipe are answered one by one."""
+    from fourfold.engine.sampler import Sampling
+    from fourfold.errors import ConfigError
+
+    sampling = Sampling(temperature, top_p, seed=seed, max_tokens=max_tokens)
+    talk = Conversation(open_model(model), sampling, system, thinking)
+    terminal = sys.stdin.isatty()
+    _note(f"{model}: {HELP}", terminal)
+    for line in _lines(terminal):
+        if line in ("/exit", "/quit"):
+            return
+        if line == "/reset":
+            talk.reset()
+        elif line.startswith("/"):
+            print(HELP, file=sys.stderr)
+        elif line:
+            try:
+                _say(talk, line)
+            except ConfigError as error:
+                print(f"error: {error}; /reset starts over", file=sys.stderr)
+
+
+class Conversation:
+    """The messages so far and the cache that has seen them, so that a turn computes only what is new."""
+
+    def __init__(self, model, sampling, system: str | None, thinking: bool) -> None:
+        from fourfold.engine.generate import Sequence
+
+        self.model, self.sampling, self.thinking, self.system = model, sampling, thinking, system
+        self.sequence = Sequence(model)
+        self.reset()
+
+    def reset(self) -> None:
+        self.messages = [{"role": "system", "content": self.system}] if self.system else []
+
+    def ask(self, text: str) -> Iterator:
+        """The pieces of an answer; it joins the messages when it ends or is stopped, or nothing does if it cannot begin."""
+        from fourfold.engine.generate import generate
+        from fourfold.text.chat import render
+
+        tokenizer = self.model.tokenizer
+        messages = [*self.messages, {"role": "user", "content": text}]
+        prompt = render(messages, tokenizer, thinking=self.thinking)
+        pieces = generate(self.model, prompt, self.sampling, tokenizer, self.sequence)
+        answer: list[int] = []
+        try:
+            for piece in pieces:
+                answer += piece.tokens
+                yield piece
+        finally:
+            self.messages = [*messages, {"role": "assistant", "content": self._spoken(answer)}]
+
+    def _spoken(self, answer: list[int]) -> str:
+        """What remains of an answer in the history: not the thinking."""
+        end = self.model.tokenizer.special("/think")
+        after = answer[answer.index(end) + 1 :] if end in answer else [] if self.thinking else answer
+        return self.model.tokenizer.decode(after)
+
+
+def _say(talk: Conversation, text: str) -> None:
+    """Print the answer as it comes, thinking dimmed; Ctrl-C ends the answer, not the conversation."""
+    terminal = sys.stdout.isatty()
+    end = talk.model.tokenizer.special("/think")
+    thinks, piece = talk.thinking, None
+    try:
+        for piece in talk.ask(text):
+            said = piece.text.translate(HARMLESS) if terminal else piece.text
+            print(f"{DIM}{said}{PLAIN}" if thinks and terminal and said else said, end="", flush=True)
+            if end in piece.tokens:
+                thinks = False
+                print()
+    except KeyboardInterrupt:
+        if not sys.stdin.isatty():
+            raise
+    print(flush=True)
+    if piece is not None and piece.finish_reason == "length":
+        full = len(talk.sequence.tokens) + 1 >= talk.sequence.limit
+        _note("the context is full; /reset starts over" if full else "cut off at --max-tokens", terminal)
+
+
+def _lines(terminal: bool) -> Iterator[str]:
+    """Messages without surrounding white space, until the input ends."""
+    if not terminal:
+        sys.stdin.reconfigure(errors="replace")  # type: ignore[union-attr]
+        yield from (line.strip() for line in sys.stdin)
+        return
+    import readline  # noqa: F401  (history and editing for input())
+
+    while True:
+        try:
+            yield input("> ").strip()
+        except EOFError:
+            return print()
+
+
+def _note(text: str, terminal: bool) -> None:
+    if terminal:
+        print(f"{DIM}{text}{PLAIN}", file=sys.stderr)

@@ -1,0 +1,61 @@
+"""`fourfold plan`: what models need, side by side, and what a machine makes of them."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fourfold.errors import CheckpointError, ConfigError
+
+
+def plan(
+    models: Annotated[list[str], typer.Argument(help="presets (v3, v4, nano, ...) or checkpoint folders", metavar="MODEL...")],
+    memory: Annotated[str | None, typer.Option(help="memory to fit in, like 32GB: says what stays and what streams")] = None,
+    format: Annotated[str, typer.Option(help="weight format for --memory: bf16, fp8, int8 or int4")] = "int4",
+    context: Annotated[int, typer.Option(help="tokens of context to hold with --memory", min=1)] = 8192,
+    ram_bandwidth: Annotated[str, typer.Option(help="bytes a second of the memory")] = "80GB/s",
+    disk_bandwidth: Annotated[str, typer.Option(help="bytes a second of the disk")] = "5GB/s",
+    as_json: Annotated[bool, typer.Option("--json", help="one object, or a list for several models")] = False,
+) -> None:
+    """Parameters, bytes and operations of models, without building them."""
+    from rich.console import Console
+
+    from fourfold.planner.count import count
+    from fourfold.planner.placement import parse_bytes, place
+    from fourfold.planner.report import report, show, show_placement
+
+    reports = []
+    for name in models:
+        config = find_config(name)
+        counts = count(config)
+        reports.append(report(name, config, counts))
+        if memory is not None:
+            budget = parse_bytes(memory, "--memory")
+            speeds = parse_bytes(ram_bandwidth, "--ram-bandwidth"), parse_bytes(disk_bandwidth, "--disk-bandwidth")
+            reports[-1]["placement"] = place(config, counts, budget, format, *speeds, context).as_dict()
+    if as_json:
+        print(json.dumps(reports[0] if len(reports) == 1 else reports, indent=2))
+        return
+    console = Console()
+    show(reports, console)
+    for each in reports:
+        if memory is not None:
+            show_placement(each["name"], each["placement"], console)
+
+
+def find_config(name: str):
+    """The config of a preset, or of a folder with a config.json."""
+    from fourfold.config import ModelConfig
+    from fourfold.paths import find
+    from fourfold.presets import PRESETS, preset
+
+    folder = None if name in PRESETS else find("models", name)
+    if folder is None:
+        return preset(name)
+    try:
+        return ModelConfig.from_flat(json.loads((Path(folder) / "config.json").read_text()))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder}/config.json: cannot be read ({error}); give a checkpoint folder or a preset") from None
+    except ConfigError as error:
+        raise CheckpointError(f"{folder}/config.json: {error}") from None

@@ -1,0 +1,1 @@
+"""Training: recipes, the loop, optimisers, losses and checkpoints; it knows the model, and the model does not know it."""

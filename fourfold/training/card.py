@@ -1,0 +1,58 @@
+"""The model card of a trained model: what it is, what it was trained on, how well it does, written from the run itself."""
+
+from fourfold.training.recipes import Recipe
+
+CARD = """---
+license: apache-2.0
+library_name: fourfold
+pipeline_tag: text-generation
+---
+# {name}
+
+A small model of the V4 design, trained from scratch by [Fourfold](https://github.com/fourfold) with the recipe `{recipe}`: {parameters:,} parameters
+in all. It shows that every part works together; it is far too small to be relied on for facts.
+
+```python
+import fourfold
+
+model = fourfold.load("{name}")
+```
+
+## Training
+| stage | trains | tokens | peak learning rate |
+|---|---|---|---|
+{stages}
+
+Corpus `{corpus}`, sequences of {length} tokens, {per_step:,} tokens a step, {dtype}, seed {seed}; stopped after {done:,} tokens.
+Checksums of the data and versions are in the run's `run.json`.
+
+## Result
+| measure | value |
+|---|---|
+{results}
+
+Held-out documents of the same corpus; bits per byte count the UTF-8 bytes of the predicted text.
+"""
+TRAINS = {"dense": "all but the indexers, full attention", "indexer": "the indexers alone", "sparse": "all, sparse attention"}
+MEASURES = {
+    "held_out_bits_per_byte": "held-out bits per byte",
+    "held_out_loss": "held-out loss (nats per token)",
+    "lm_loss": "last training loss, next token",
+    "mtp_loss": "last training loss, token after next",
+    "indexer_kl": "last indexer KL, summed over layers",
+    "expert_load_max": "highest expert load over the mean",
+    "residual_gain": "composite residual gain",
+}
+
+
+def model_card(recipe: Recipe, row: dict, description: dict) -> str:
+    """README.md of the saved model. row: the last step's metrics; description: the contents of run.json."""
+    stages = [
+        f"| {s.name} | {TRAINS[s.mode]} | {s.tokens:,} | {recipe.optimizer.lr if s.lr is None else s.lr:g} |" for s in recipe.stages
+    ]
+    results = [f"| {said} | {row[name]:.4f} |" for name, said in MEASURES.items() if row.get(name) is not None]
+    return CARD.format(
+        name=recipe.preset, recipe=recipe.name, parameters=description["parameters"], stages="\n".join(stages),
+        corpus=recipe.corpus, length=recipe.sequence_length, per_step=recipe.tokens_per_step, dtype=recipe.dtype,
+        seed=recipe.seed, done=row.get("tokens", 0), results="\n".join(results),
+    )  # fmt: skip

@@ -1,0 +1,53 @@
+"""What a run reads: packed rows of a corpus to train on, others held out, and what its tokenizer asks of the model."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fourfold.config import ModelConfig
+from fourfold.data.corpus import Corpus
+from fourfold.data.packing import PackedTokens
+from fourfold.errors import DataError
+from fourfold.text.tokenizer import Tokenizer
+from fourfold.training.recipes import Recipe
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Rows of a recipe's length. `checksums` identify corpus and tokenizer; a resumed run must find them unchanged."""
+
+    tokenizer: Tokenizer
+    train: PackedTokens
+    held_out: PackedTokens
+    checksums: dict[str, str]
+
+    @classmethod
+    def open(cls, recipe: Recipe) -> "TrainingData":
+        """The recipe's corpus, with its own tokenizer unless the recipe names another. Raises DataError."""
+        corpus = Corpus.open(recipe.corpus)
+        folder = Path(recipe.tokenizer) if recipe.tokenizer else corpus.tokenizer_folder
+        if folder is None:
+            raise DataError(f"{corpus.folder}: has no tokenizer of its own; name one with --set tokenizer=FOLDER")
+        tokenizer = Tokenizer.load(folder)
+        train, held_out = (PackedTokens(corpus, tokenizer, recipe.sequence_length, s, recipe.seed) for s in ("train", "held_out"))
+        return cls(tokenizer, train, held_out, {**corpus.checksums, "tokenizer": tokenizer.checksum})
+
+    def fit(self, config: ModelConfig) -> ModelConfig:
+        """The config with the sizes that follow from the tokenizer: vocabulary, control tokens, Engram's token classes."""
+        specials = {f"{name}_token_id": self.tokenizer.special(name) for name in ("pad", "bos", "eos")}
+        changes = {"vocab_size": self.tokenizer.vocab_size, **specials}
+        if config.memory is not None:
+            classes, count = self.tokenizer.compression()
+            pad = int(classes[specials["pad_token_id"]])
+            changes["memory"] = config.memory.but(engram_compressed_vocab_size=count, engram_pad_id=pad)
+        return config.but(**changes)
+
+    def token_classes(self) -> Tensor:
+        """[vocab] int64: Engram's compression of the vocabulary."""
+        return self.tokenizer.compression()[0]
+
+    def token_bytes(self) -> Tensor:
+        """[vocab] int64: UTF-8 bytes that each token stands for, none for control tokens."""
+        return torch.tensor([len(self.tokenizer.bytes_of(i)) for i in range(self.tokenizer.vocab_size)])

@@ -1,0 +1,300 @@
+"""The training loop: a recipe in, a run folder out, which can be stopped at any step and resumed bit for bit."""
+
+import json
+import os
+import platform
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from fourfold.errors import CheckpointError, ConfigError, FourfoldError
+from fourfold.files import atomic_file, write_error
+from fourfold.formats import ours
+from fourfold.model.transformer import Transformer
+from fourfold.paths import home
+from fourfold.training import checkpoint, recipes
+from fourfold.training.card import model_card
+from fourfold.training.data import TrainingData
+from fourfold.training.losses import update_bias
+from fourfold.training.metrics import bits_per_byte, load_metrics
+from fourfold.training.objective import Outcome, accumulate, set_mode
+from fourfold.training.optim import Optimizer
+from fourfold.training.plots import draw_plots, read_metrics
+from fourfold.training.progress import Reporter
+from fourfold.training.recipes import Recipe, Stage
+
+DEAD = 0.5  # share of silent queries at which an indexer is called dead
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a run ended; `model` is the folder to load, None when it was interrupted."""
+
+    run: str
+    model: str | None
+    step: int
+    steps: int
+    tokens: int
+    loss: float | None
+    held_out_loss: float | None
+    bits_per_byte: float | None
+    tokens_per_second: float
+    seconds: float
+    interrupted: bool
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+
+def train(recipe: Recipe, out: Path | None = None, resume: bool = False, steps: int | None = None) -> Summary:
+    """Train `recipe` into the folder `out` (default `$FOURFOLD_HOME/runs/<recipe>-<time>`), for at most `steps` steps in all.
+
+    resume goes on from the newest whole checkpoint of `out` (or of the recipe's newest run) under the recipe written there.
+    Raises FourfoldError when the folder is taken, a file is damaged, the disk is full, or the loss is no longer finite.
+    """
+    folder = _run_folder(recipe, out, resume)
+    if resume:
+        recipe = recipes.from_dict(_read_json(folder / "recipe.json")["recipe"])
+    total = recipe.steps if steps is None else min(steps, recipe.steps)
+    with _threads(recipe.threads), Reporter(total) as reporter, _interrupts() as interrupted:
+        run = Run(recipe, folder, reporter)
+        run.restore() if resume else run.write_description()
+        reporter.start(run.step)
+        return run.go(total, interrupted)
+
+
+class Run:
+    """A model, its optimiser and its data at some step of a recipe."""
+
+    def __init__(self, recipe: Recipe, folder: Path, reporter: Reporter) -> None:
+        self.recipe, self.folder, self.reporter = recipe, folder, reporter
+        self.step = 0
+        self.row: dict = {}
+        self.dead: set[int] = set()
+        self.data = TrainingData.open(recipe)
+        torch.manual_seed(recipe.seed)
+        config = self.data.fit(recipe.model_config())
+        self.model = Transformer(config, self.data.token_classes()).init_weights(recipe.seed)
+        half = recipe.dtype == "bfloat16"
+        if half:
+            to_half(self.model)
+        indexers = {name for name, _ in self.model.indexer_parameters()}
+        self.optimizer = Optimizer(self.model, recipe.optimizer, indexers, torch.bfloat16 if half else torch.float32)
+        self.mode: str | None = None
+        if recipe.compile:
+            for layer in self.model.layers:
+                layer.compile()
+
+    # -- the folder -------------------------------------------------------------------------------------------------
+
+    def description(self) -> dict:
+        """What may not change between a run and its resumption, and what one wants to know about it later."""
+        versions = {name: version(name) for name in ("torch", "tokenizers", "numpy")} | {"python": platform.python_version()}
+        return {
+            "data": self.data.checksums,
+            "seed": self.recipe.seed,
+            "steps": self.recipe.steps,
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "versions": versions,
+            "threads": torch.get_num_threads(),
+            "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
+        }
+
+    def write_description(self) -> None:
+        _write_json(self.folder / "recipe.json", {"recipe": recipes.to_dict(self.recipe), "model": self.model.config.to_flat()})
+        _write_json(self.folder / "run.json", self.description())
+
+    def restore(self) -> None:
+        """Go back to the newest whole checkpoint, and cut the metrics to it."""
+        before = _read_json(self.folder / "run.json")
+        if before["data"] != self.data.checksums:
+            raise FourfoldError(f"{self.folder}: the corpus or tokenizer has changed since this run began; start a new run")
+        if before["threads"] != torch.get_num_threads():
+            self.reporter.say(
+                f"note: {before['threads']} threads before, {torch.get_num_threads()} now; results may differ in the last bits"
+            )
+        checkpoint.clean(self.folder)
+        found = checkpoint.steps_of(self.folder)
+        for step in reversed(found):
+            try:
+                checkpoint.load(self.folder, step, self.model, self.optimizer)
+                self.step = step
+                break
+            except CheckpointError as error:
+                self.reporter.say(f"skipped {error}")
+        if found and not self.step:
+            raise CheckpointError(f"{self.folder}: no whole checkpoint is left; start a new run")
+        self.reporter.say(f"resuming {self.folder} after step {self.step}")
+        rows = [row for row in read_metrics(self.folder / "metrics.jsonl") if row["step"] <= self.step]
+        with atomic_file(self.folder / "metrics.jsonl") as path:
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        self.row = rows[-1] if rows else {}
+
+    def save(self) -> None:
+        checkpoint.save(self.folder, self.step, self.model, self.optimizer)
+
+    # -- the loop ---------------------------------------------------------------------------------------------------
+
+    def go(self, total: int, interrupted: list[int]) -> Summary:
+        """Step until `total` steps are done or a signal has arrived; either way the folder can be resumed."""
+        began, first = time.monotonic(), self.step
+        saved = self.step
+        while self.step < total and not interrupted:
+            self.advance(total)
+            every = self.recipe.checkpoint_every
+            if (every and self.step % every == 0) or self.step == total or interrupted:
+                self.save()
+                saved = self.step
+        seconds = time.monotonic() - began
+        done = (self.step - first) * self.recipe.tokens_per_step
+        stopped = self.step < total
+        if stopped and saved != self.step:
+            self.save()
+        if not stopped:
+            self.finish()
+        return Summary(
+            run=str(self.folder), model=None if stopped else str(self.folder / "model"), step=self.step, steps=total,
+            tokens=self.step * self.recipe.tokens_per_step, loss=self.row.get("loss"),
+            held_out_loss=self.row.get("held_out_loss"), bits_per_byte=self.row.get("held_out_bits_per_byte"),
+            tokens_per_second=round(done / max(seconds, 1e-9), 1), seconds=round(seconds, 1), interrupted=stopped,
+        )  # fmt: skip
+
+    def advance(self, total: int) -> None:
+        """One optimiser step, and its row of metrics."""
+        began = time.monotonic()
+        stage, lr = self.recipe.at(self.step)
+        outcome = self._gradients(stage)
+        if not torch.isfinite(torch.tensor(outcome.terms["loss"])):
+            raise FourfoldError(f"step {self.step + 1}: the loss is not finite; lower optimizer.lr and resume or start again")
+        norm, indexer_norm = self.optimizer.step(lr)
+        self._balance_routers(stage, outcome)
+        self.step += 1
+        seconds = time.monotonic() - began
+        self.row = {
+            "step": self.step, "stage": stage.name, **outcome.terms, "lr": lr, "grad_norm": norm,
+            "tokens": self.step * self.recipe.tokens_per_step,
+            "tokens_per_second": round(self.recipe.tokens_per_step / seconds, 1),
+            **load_metrics(outcome.loads), **outcome.gains,
+        }  # fmt: skip
+        if outcome.dead:
+            self.row |= {"indexer_grad_norm": indexer_norm, "indexer_dead": max(outcome.dead), "dead_indexers": self._dead(outcome)}
+        if self.step == total or (self.recipe.eval_every and self.step % self.recipe.eval_every == 0):
+            held_out = self.evaluate(stage)
+            self.row |= {"held_out_loss": held_out["loss"], "held_out_bits_per_byte": held_out["bits_per_byte"]}
+        try:
+            with (self.folder / "metrics.jsonl").open("a") as file:
+                file.write(json.dumps(self.row) + "\n")
+        except OSError as error:
+            raise write_error(self.folder / "metrics.jsonl", error) from None
+        self.reporter.step(self.row)
+
+    def _gradients(self, stage: Stage) -> Outcome:
+        if self.mode != stage.mode:
+            self.mode = stage.mode
+            set_mode(self.model, stage.mode)
+        tokens, documents = self.data.train.batch(self.step, self.recipe.batch_size)
+        wanted = (self.model, tokens, documents, stage.mode, self.recipe.mtp_weight, self.recipe.micro_batch_size)
+        try:
+            return accumulate(*wanted)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            self.reporter.say(f"note: torch.compile failed ({str(error).splitlines()[0]}); going on without it")
+            for layer in self.model.layers:
+                layer._compiled_call_impl = None
+            self.optimizer.zero_grad()
+            return accumulate(*wanted)
+
+    def _balance_routers(self, stage: Stage, outcome: Outcome) -> None:
+        experts = self.model.config.experts
+        if experts is None or experts.topk_method != "noaux_tc" or stage.mode == "indexer":
+            return
+        for router, load in zip(self.model.routers(), outcome.loads, strict=True):
+            update_bias(router.bias, load, experts.bias_update_speed)
+
+    def _dead(self, outcome: Outcome) -> list[int]:
+        dead = {index for index, fraction in enumerate(outcome.dead) if fraction > DEAD}
+        for index in sorted(dead - self.dead):
+            said = f"warning: step {self.step}: indexer {index} is dead: its scores are exactly zero for"
+            self.reporter.say(f"{said} {outcome.dead[index]:.0%} of the queries; use more index heads or a lower rate")
+        self.dead = dead
+        return sorted(dead)
+
+    def evaluate(self, stage: Stage) -> dict:
+        """Held-out loss and bits per byte, with the selection that the stage trains (for an indexer's stage: will train)."""
+        selection = "dense" if stage.mode == "dense" else "sparse"
+        rows, size = self.recipe.eval_rows, self.recipe.batch_size
+        batches = (self.data.held_out.batch(i, size) for i in range(max(rows // size, 1)))
+        return bits_per_byte(self.model, batches, self.data.token_bytes(), selection)
+
+    def finish(self) -> None:
+        """Plots, and the model as a folder that `fourfold.load` reads."""
+        draw_plots(self.folder)
+        card = model_card(self.recipe, self.row, self.description())
+        ours.save(self.model.eval(), self.folder / "model", tokenizer=self.data.tokenizer, card=card)
+
+
+def to_half(model: Transformer) -> None:
+    """Hold the weights in bf16, but for those that the model keeps in fp32."""
+    for name, parameter in model.named_parameters():
+        if not model.keep_fp32(name):
+            parameter.data = parameter.data.bfloat16()
+
+
+@contextmanager
+def _threads(wanted: int) -> Iterator[None]:
+    """At most `wanted` threads (0: no limit); a step on two threads crawls when another process has one of two cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(wanted or before, before))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """A list that Ctrl-C or a termination adds to, so that the step at hand is finished; a second one breaks off at once."""
+    received: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    kinds = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(kind, note) for kind in kinds]
+    try:
+        yield received
+    finally:
+        for kind, handler in zip(kinds, before, strict=True):
+            signal.signal(kind, handler)
+
+
+def _run_folder(recipe: Recipe, out: Path | None, resume: bool) -> Path:
+    runs = home() / "runs"
+    if resume:
+        folder = out or max(runs.glob(f"{recipe.name}-*"), key=lambda path: path.stat().st_mtime, default=None)
+        if folder is None or not (folder / "recipe.json").is_file():
+            raise ConfigError(f"--resume: {folder or runs} holds no run of {recipe.name}; give its folder as --out")
+        return folder
+    folder = out or runs / f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"--out {folder}: already holds files; add --resume to go on with that run, or choose another folder")
+    return folder
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error}); start a new run") from None
+
+
+def _write_json(path: Path, value: dict) -> None:
+    with atomic_file(path) as partial:
+        partial.write_text(json.dumps(value, indent=2) + "\n")

@@ -1,0 +1,138 @@
+"""Which parameter is moved by what: Muon for matrices, AdamW for the rest, on fp32 masters of bf16 weights."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from fourfold.training.muon import Muon
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """Values of the optimisers; `lr` is shared by Muon and AdamW, whose steps have the same size."""
+
+    lr: float = 1e-3
+    matrices: Literal["muon", "adamw"] = "muon"
+    momentum: float = 0.95
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    clip: float = 1.0
+    memory_lr_scale: float = 5.0
+
+
+def kind_of(name: str, parameter: Tensor) -> str:
+    """`memory` (Engram rows), `table` (input table and head), `matrix` ([a, b], or experts [E, a, b]), or `vector` (all else).
+
+    The mixing parameters of residual streams and depthwise kernels count as vectors: no direction of theirs is to be
+    orthogonalised, and a decay would pull the streams' mixing away from its start.
+    """
+    if ".engram.table." in name:
+        return "memory"
+    if name in ("embed.weight", "head"):
+        return "table"
+    return "matrix" if name.endswith(".weight") and parameter.ndim >= 2 else "vector"
+
+
+class MasterWeights:
+    """fp32 copies of parameters held in another format; a parameter already in fp32 is its own master."""
+
+    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+        self.parameters = list(parameters)
+        self.masters = [p if p.dtype == torch.float32 else nn.Parameter(p.detach().float()) for p in self.parameters]
+
+    def _pairs(self) -> list[tuple[nn.Parameter, nn.Parameter]]:
+        return [(p, m) for p, m in zip(self.parameters, self.masters, strict=True) if p is not m]
+
+    def pull_gradients(self) -> None:
+        """Move the gradients over to the masters, in fp32."""
+        for parameter, master in self._pairs():
+            master.grad = None if parameter.grad is None else parameter.grad.float()
+            parameter.grad = None
+
+    @torch.no_grad()
+    def push_weights(self) -> None:
+        """Round the masters into the weights."""
+        for parameter, master in self._pairs():
+            parameter.copy_(master)
+
+    def state_dict(self) -> list[Tensor]:
+        return [master.detach() for _, master in self._pairs()]
+
+    @torch.no_grad()
+    def load_state_dict(self, state: list[Tensor]) -> None:
+        for (_, master), saved in zip(self._pairs(), state, strict=True):
+            master.copy_(saved)
+        self.push_weights()
+
+
+class Optimizer:
+    """Steps every parameter of a model that has a gradient; frozen and untouched ones keep weight and state.
+
+    The indexers' gradients come from a loss of their own, so they are clipped by a norm of their own: training an indexer
+    then never changes the step of the model beside it.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        settings: OptimizerSettings,
+        indexer_names: set[str] = frozenset(),
+        muon_dtype: torch.dtype = torch.float32,
+    ) -> None:
+        named = list(model.named_parameters())
+        self.settings, self.weights = settings, MasterWeights(parameter for _, parameter in named)
+        kinds: dict[str, list[nn.Parameter]] = {"matrix": [], "table": [], "vector": [], "memory": []}
+        self.clipped: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
+        for (name, parameter), master in zip(named, self.weights.masters, strict=True):
+            kinds[kind_of(name, parameter)].append(master)
+            self.clipped[name in indexer_names].append(master)
+        if settings.matrices == "adamw":
+            kinds["table"] += kinds.pop("matrix")
+        groups = [
+            {"params": kinds["table"], "scale": 1.0, "weight_decay": settings.weight_decay},
+            {"params": kinds["vector"], "scale": 1.0, "weight_decay": 0.0},
+            {"params": kinds["memory"], "scale": settings.memory_lr_scale, "weight_decay": 0.0},
+        ]
+        adamw = torch.optim.AdamW([g for g in groups if g["params"]], betas=settings.betas, eps=settings.eps, fused=True)
+        self.optimizers: list[torch.optim.Optimizer] = [adamw]
+        if kinds.get("matrix"):
+            self.optimizers.append(
+                Muon(
+                    [{"params": kinds["matrix"], "scale": 1.0}],
+                    momentum=settings.momentum,
+                    weight_decay=settings.weight_decay,
+                    dtype=muon_dtype,
+                )
+            )
+
+    def step(self, lr: float) -> tuple[float, float]:
+        """Clip, step at `lr`, clear the gradients; returns the norms before clipping: of the model, and of the indexers."""
+        self.weights.pull_gradients()
+        norms = tuple(self._clip(masters) for masters in self.clipped)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = lr * group["scale"]
+            optimizer.step()
+        self.zero_grad()
+        self.weights.push_weights()
+        return norms
+
+    def _clip(self, masters: list[nn.Parameter]) -> float:
+        moved = [master for master in masters if master.grad is not None]
+        return nn.utils.clip_grad_norm_(moved, self.settings.clip).item() if moved else 0.0
+
+    def zero_grad(self) -> None:
+        for parameter in (*self.weights.parameters, *self.weights.masters):
+            parameter.grad = None
+
+    def state_dict(self) -> dict:
+        return {"masters": self.weights.state_dict(), "optimizers": [o.state_dict() for o in self.optimizers]}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.weights.load_state_dict(state["masters"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)

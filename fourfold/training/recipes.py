@@ -1,0 +1,222 @@
+"""Recipes: everything that decides a run, as one frozen value that is written down, overridden by name and read back."""
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from fourfold.config import PARTS, ModelConfig
+from fourfold.errors import ConfigError
+from fourfold.presets import preset
+from fourfold.training.optim import OptimizerSettings
+from fourfold.training.schedule import SCHEDULES
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stretch of a run. `dense`: all but the indexers train and every query reads all it sees; `indexer`: the indexers
+    alone learn what that attention reads; `sparse`: all train, and a query reads what its indexer chose (V3.2, section 2).
+
+    warmup and decay are shares of the stage's steps; lr None takes the optimiser's.
+    """
+
+    name: str
+    mode: Literal["dense", "indexer", "sparse"]
+    tokens: int
+    lr: float | None = None
+    schedule: Literal["wsd", "cosine"] = "wsd"
+    warmup: float = 0.1
+    decay: float = 0.2
+    final: float = 0.05
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A run; lengths and sizes in tokens and rows, `eval_every` and `checkpoint_every` in steps (0: at the end only).
+
+    `threads` 0 means as many as torch would use; an empty `tokenizer` means the corpus's own; `model` holds fields of the preset to change, by their published names.
+    """
+
+    name: str
+    preset: str
+    stages: tuple[Stage, ...]
+    corpus: str = "tiny-text"
+    tokenizer: str = ""
+    sequence_length: int = 512
+    batch_size: int = 8
+    micro_batch_size: int = 0
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    mtp_weight: float = 0.3
+    seed: int = 0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    compile: bool = False
+    threads: int = 0
+    eval_every: int = 0
+    eval_rows: int = 32
+    checkpoint_every: int = 100
+    model: dict[str, Any] = field(default_factory=lambda: {"bias_update_speed": 0.01})  # V3's 0.001 is for long runs
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.batch_size * self.sequence_length
+
+    def stage_steps(self, stage: Stage) -> int:
+        return max(round(stage.tokens / self.tokens_per_step), 1) if stage.tokens else 0
+
+    @property
+    def steps(self) -> int:
+        return sum(self.stage_steps(stage) for stage in self.stages)
+
+    def at(self, step: int) -> tuple[Stage, float]:
+        """The stage that holds a 0-based step of the run, and the learning rate of that step."""
+        for stage in self.stages:
+            steps = self.stage_steps(stage)
+            if step < steps:
+                edges = round(stage.warmup * steps), round(stage.decay * steps)
+                scale = SCHEDULES[stage.schedule](step, steps, *edges, stage.final)
+                return stage, scale * (self.optimizer.lr if stage.lr is None else stage.lr)
+            step -= steps
+        raise IndexError("the run has fewer steps")
+
+    def model_config(self) -> ModelConfig:
+        """The preset with the recipe's own values for its fields. Raises ConfigError for an impossible mix."""
+        flat = preset(self.preset).to_flat() | self.model
+        for part in [name for name in PARTS if name in flat]:  # `model.streams=none` takes a mechanism out
+            flat = {key: value for key, value in flat.items() if key != part and key not in PARTS[part].model_fields}
+        config = ModelConfig.from_flat(flat)
+        sparse = [stage.name for stage in self.stages if stage.mode != "dense" and stage.tokens]
+        if sparse and config.selection is None:
+            raise ConfigError(f"stages.{sparse[0]}.mode: preset {self.preset} has no indexer; choose dense")
+        if config.max_position_embeddings < self.sequence_length:
+            raise ConfigError(f"sequence_length: {self.sequence_length} exceeds max_position_embeddings of {self.preset}; lower it")
+        return config
+
+
+def debug() -> Recipe:
+    """Every mechanism and all three stages, within a minute on two cores."""
+    stages = (
+        Stage("dense", "dense", tokens=40_960),
+        Stage("indexer", "indexer", tokens=6_144, lr=3e-3),
+        Stage("sparse", "sparse", tokens=12_288),
+    )
+    return Recipe(
+        "debug",
+        "debug",
+        stages,
+        sequence_length=128,
+        batch_size=4,
+        eval_rows=8,
+        checkpoint_every=20,
+        threads=1,
+        optimizer=OptimizerSettings(lr=4e-3),
+    )
+
+
+def micro() -> Recipe:
+    """About 1M active parameters: one arm of an ablation."""
+    stages = (
+        Stage("dense", "dense", tokens=2_000_000),
+        Stage("indexer", "indexer", tokens=200_000, lr=2e-3),
+        Stage("sparse", "sparse", tokens=500_000, lr=5e-4),
+    )
+    return Recipe("micro", "micro", stages, eval_every=200, checkpoint_every=200, optimizer=OptimizerSettings(lr=3e-3))
+
+
+def nano() -> Recipe:
+    """The small checkpoint that ships with the project: one short run."""
+    stages = (
+        Stage("dense", "dense", tokens=1_600_000, decay=0.3, final=0.2),
+        Stage("indexer", "indexer", tokens=100_000, lr=2e-3),
+        Stage("sparse", "sparse", tokens=400_000, lr=4e-4),
+    )
+    return Recipe("nano", "nano", stages, eval_every=100, checkpoint_every=50, optimizer=OptimizerSettings(lr=2e-3))
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {"debug": debug, "micro": micro, "nano": nano}
+
+
+def recipe(name: str) -> Recipe:
+    """A recipe by name. Raises ConfigError naming those that exist."""
+    if name not in RECIPES:
+        raise ConfigError(f"recipe {name!r} is not known; choose one of {', '.join(RECIPES)}")
+    return RECIPES[name]()
+
+
+def to_dict(recipe: Recipe) -> dict[str, Any]:
+    return dataclasses.asdict(recipe)
+
+
+def from_dict(values: dict[str, Any]) -> Recipe:
+    """The inverse of `to_dict`. Raises ConfigError naming the field that does not fit."""
+    try:
+        return TypeAdapter(Recipe).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(f"{_dotted(values, first['loc'])}: {first['input']!r} does not fit ({first['msg']})") from None
+
+
+def override(recipe: Recipe, settings: list[str]) -> Recipe:
+    """Apply `key=value` settings: a recipe's field (`optimizer.lr=1e-3`), a stage's by name (`stages.dense.tokens=200000`) or a
+    model's by its published name (`model.hidden_size=128`). Raises ConfigError for an unknown key or a value that does not fit.
+    """
+    values = to_dict(recipe)
+    flat = _model_fields() | preset(recipe.preset).to_flat()
+    known = {key: place for key, *place in _leaves(values)}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        field_name = key.rpartition(".")[2]
+        if not equals:
+            raise ConfigError(f"--set {setting}: has no value; write key=value")
+        if key.startswith("model.") and field_name in flat:
+            values["model"][field_name] = _parse(text, flat[field_name])
+        elif key in known:
+            holder, name = known[key]
+            holder[name] = _parse(text, holder[name])
+        else:
+            every = [*known, *(f"model.{name}" for name in flat)]
+            near = difflib.get_close_matches(key, every, n=3, cutoff=0.5)
+            raise ConfigError(
+                f"--set {key}: no such field; " + (f"near: {', '.join(near)}" if near else "see recipe.json of a run")
+            )
+    changed = from_dict(values)
+    changed.model_config()
+    return changed
+
+
+def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, dict, str]]:
+    """Every settable field: its dotted key, the dict that holds it, its name there."""
+    for name, value in values.items():
+        if name == "stages":
+            for stage in value:
+                yield from _leaves(stage, f"stages.{stage['name']}.")
+        elif isinstance(value, dict) and name != "model":
+            yield from _leaves(value, f"{prefix}{name}.")
+        elif name != "model":
+            yield prefix + name, values, name
+
+
+def _model_fields() -> dict[str, None]:
+    """Every published name a model's config may hold, and the parts that may be taken out."""
+    models = (ModelConfig, *PARTS.values())
+    return {name: None for model in models for name in model.model_fields}
+
+
+def _parse(text: str, old: Any) -> Any:
+    """The value meant by `text`: as it stands where a string was, else read as JSON (underscores in numbers allowed)."""
+    if isinstance(old, str):
+        return text
+    for attempt in (text, text.lower().replace("none", "null"), text.replace("_", ""), f"[{text}]"):
+        try:
+            return json.loads(attempt)
+        except ValueError:
+            continue
+    return text
+
+
+def _dotted(values: dict[str, Any], path: tuple) -> str:
+    named = [values["stages"][part]["name"] if isinstance(part, int) and path[0] == "stages" else str(part) for part in path]
+    return ".".join(named)
