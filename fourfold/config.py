@@ -292,7 +292,8 @@ def _one_line(error: ValidationError) -> str:
     first = error.errors()[0]
     if first["type"] == "value_error":
         return str(first["ctx"]["error"])
-    field = ".".join(str(part) for part in first["loc"] if part not in PARTS)
+    *outer, last = first["loc"]
+    field = ".".join(str(part) for part in (*(p for p in outer if p not in PARTS), last))
     said = {"missing": "is missing; set it", "extra_forbidden": "is not a known field; check its spelling"}
     message = said.get(first["type"]) or f"is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
     return f"{field} {message}"

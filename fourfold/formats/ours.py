@@ -59,8 +59,7 @@ def save(
     wanted = parse_dtype(dtype)
     with atomic_folder(folder) as place:
         stored = _write_weights(model, place, wanted, shard_bytes)
-        config = model.config.to_flat() | {"dtype": str(stored).removeprefix("torch.")}
-        _write_json(place / "config.json", config)
+        _write_json(place / "config.json", model.config.to_flat() | {"dtype": stored})
         (place / "README.md").write_text(card or _plain_card(model, folder.name), encoding="utf-8")
         if tokenizer is not None:
             tokenizer.save(place)
@@ -132,29 +131,24 @@ def _target(model: Transformer, name: str, tensor: Tensor, wanted: torch.dtype |
     return tensor.dtype if keeps else wanted
 
 
-def _write_weights(model: Transformer, place: Path, dtype: torch.dtype | None, shard_bytes: int) -> torch.dtype:
-    """Write the shards one at a time; returns the format that most of the weights were stored in."""
+def _write_weights(model: Transformer, place: Path, wanted: torch.dtype | None, shard_bytes: int) -> str:
+    """Write the shards one at a time; returns the format that most weights (all but the exceptions) are stored in."""
     tensors = model.state_dict()
+    targets = {name: _target(model, name, tensor, wanted) for name, tensor in tensors.items()}
+    sizes = {name: tensor.numel() * targets[name].itemsize for name, tensor in tensors.items()}
     shards: list[list[str]] = [[]]
-    filled, sizes = 0, {}
-    for name, tensor in tensors.items():
-        stored = _target(model, name, tensor, dtype)
-        size = tensor.numel() * stored.itemsize
-        if shards[-1] and filled + size > shard_bytes:
+    for name in tensors:
+        if shards[-1] and sum(sizes[other] for other in shards[-1]) + sizes[name] > shard_bytes:
             shards.append([])
-            filled = 0
         shards[-1].append(name)
-        filled += size
-        sizes[stored] = sizes.get(stored, 0) + size
     files = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
     files = files if len(shards) > 1 else [WHOLE]
     for file, names in zip(files, shards, strict=True):
-        shard = {name: tensors[name].to("cpu", _target(model, name, tensors[name], dtype)).contiguous() for name in names}
-        _write_shard(shard, place / file)
+        _write_shard({name: tensors[name].to("cpu", targets[name]).contiguous() for name in names}, place / file)
     if len(shards) > 1:
         weight_map = {name: file for file, names in zip(files, shards, strict=True) for name in names}
         _write_json(place / INDEX, {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map})
-    return max(sizes, key=lambda stored: stored.is_floating_point and sizes[stored])
+    return str(targets["embed.weight"]).removeprefix("torch.")
 
 
 def _write_shard(tensors: dict[str, Tensor], path: Path) -> None:
@@ -204,26 +198,19 @@ def _open(path: Path) -> Any:
 
 def _check(folder: Path, expected: dict[str, Tensor], stored: dict[str, Stored]) -> None:
     """One line for the first tensor that does not fit, and how many more there are."""
-    missing = [name for name in expected if name not in stored]
-    extra = [name for name in stored if name not in expected]
-    misshapen = [name for name in expected if name in stored and stored[name].shape != tuple(expected[name].shape)]
-    if missing:
-        name = missing[0]
-        said = f"{folder}: tensor {name} {_shape(expected[name].shape)} is missing"
-        raise CheckpointError(f"{said}{_more(missing)}; copy the checkpoint again, or use the config.json it was saved with")
-    if extra:
-        name = extra[0]
-        said = f"{stored[name].file}: tensor {name} {_shape(stored[name].shape)} is not part of the model of config.json"
-        raise CheckpointError(f"{said}{_more(extra)}; use the config.json it was saved with")
-    if misshapen:
-        name = misshapen[0]
-        said = f"{stored[name].file}: tensor {name} is {_shape(stored[name].shape)}"
-        asked = f"where config.json asks for {_shape(expected[name].shape)}"
-        raise CheckpointError(f"{said} {asked}{_more(misshapen)}; use the config.json it was saved with")
-
-
-def _shape(shape: tuple[int, ...]) -> str:
-    return str(list(shape))
+    shapes = {name: tuple(tensor.shape) for name, tensor in expected.items()}
+    remedy = "use the config.json it was saved with"
+    if missing := [name for name in shapes if name not in stored]:
+        said = f"{folder}: tensor {missing[0]} {list(shapes[missing[0]])} is missing{_more(missing)}"
+        raise CheckpointError(f"{said}; copy the checkpoint again, or {remedy}")
+    if extra := [name for name in stored if name not in shapes]:
+        file, shape = stored[extra[0]]
+        said = f"{file}: tensor {extra[0]} {list(shape)} is not part of the model of config.json"
+        raise CheckpointError(f"{said}{_more(extra)}; {remedy}")
+    if misshapen := [name for name in shapes if stored[name].shape != shapes[name]]:
+        file, shape = stored[misshapen[0]]
+        said = f"{file}: tensor {misshapen[0]} is {list(shape)} where config.json asks for {list(shapes[misshapen[0]])}"
+        raise CheckpointError(f"{said}{_more(misshapen)}; {remedy}")
 
 
 def _more(names: list[str]) -> str:

@@ -94,7 +94,7 @@ class Reader:
             mask = selection.mask(context.visible_part(selection.queries), self.k.shape[1])
             if context.wants_mass:
                 out, probabilities = attend_definition(q, self.k, self.v, mask, self.scale)
-                context.layer_trace.attention_mass = probabilities.detach().float().mean(1)
+                context.layer_trace.extend("attention_mass", probabilities.detach().float().mean(1))
             else:
                 out = attend(q, self.k, self.v, mask, self.scale)
         return out if self.finish is None else self.finish(out)

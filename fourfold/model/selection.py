@@ -77,22 +77,24 @@ class Indexer(nn.Module):
     ) -> Iterator[Selection]:
         """x [N, d]; query_input [N, q_lora_rank or d]: the query latent where there is one, else x.
 
-        `state` holds the chunk's index keys already when given. `everything`: choose nothing, but still trace the scores.
+        `state` holds the chunk's index keys already when given. `everything`: choose nothing; scores are then worked out only
+        for a trace that wants to compare them with the attention.
         """
         batch = context.batch
-        queries, weights = (batch.pad(y) for y in self.queries(x, query_input, context))
-        keys = state.read("index_key") if state is not None else batch.pad(self.keys(x, context))
-        everything = everything or keys.shape[1] <= self.topk
-        if everything and context.trace is None:
+        everything = everything or context.history.tokens.shape[1] <= self.topk
+        if everything and not context.wants_mass:
             yield Selection(slice(0, batch.longest))
             return
+        queries, weights = (batch.pad(y) for y in self.queries(x, query_input, context))
+        keys = state.read("index_key") if state is not None else batch.pad(self.keys(x, context))
         for part in chunks(batch.longest, queries.shape[0] * keys.shape[1] * self.heads):
             scores, visible = self.scores(queries[:, part], keys, weights[:, part]), context.visible_part(part)
             selection = Selection(part) if everything else self.choose(part, scores.detach(), visible)
             if context.trace is not None:
-                context.layer_trace.index_scores = scores
+                context.layer_trace.extend("index_scores", scores)
                 mask = selection.mask(visible, keys.shape[1])
-                context.layer_trace.index_mask = torch.ones_like(scores, dtype=torch.bool) if mask is None else mask
+                mask = torch.ones_like(scores, dtype=torch.bool) if mask is None else mask
+                context.layer_trace.extend("index_mask", mask)
             yield selection
 
     def queries(self, x: Tensor, query_input: Tensor, context: Context) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 
@@ -16,10 +17,15 @@ class LayerTrace:
     attention_mass: Tensor | None = None  # [S, L, K] detached: mean over heads, rows sum to one over index_mask
     stream_mixing: list[Tensor] = field(default_factory=list)  # [N, n, n] (source, target) detached, one per site
 
+    def extend(self, name: str, part: Tensor) -> None:
+        """Add the next chunk of queries to a record [S, L, K]."""
+        before = getattr(self, name)
+        setattr(self, name, part if before is None else torch.cat([before, part], dim=1))
+
 
 @dataclass
 class Trace:
     """Passed to a forward, which appends a LayerTrace per layer (multi-token prediction layers last)."""
 
-    attention_mass: bool = False  # ask for it: it needs the probabilities, so the plain attention
+    attention_mass: bool = False  # ask for it and for all index scores: it takes the plain attention, which is slower
     layers: list[LayerTrace] = field(default_factory=list)

@@ -1,7 +1,7 @@
 """What stays in memory and what streams from disk under a budget, and the speed that the bandwidths allow at best.
 
-Placed in order of how often a token needs it: the state of the context, what every token multiplies with, then as many routed experts
-as fit (taken as used evenly: real routing is a little kinder to a cache). Engram's tables and the input table come last:
+Placed in order of how often a token needs it: the state of the context, what every token multiplies with, then as many routed
+experts as fit (taken as used evenly: real routing is a little kinder to a cache). Engram's tables and the input table come last:
 a token needs only a few of their rows, which a disk hands out as 4 KiB pages.
 """
 

@@ -99,14 +99,16 @@ def show_placement(name: str, placed: dict[str, Any], console: Console) -> None:
     def size(key: str) -> str:
         return amount(placed[key], "B")
 
-    share = 100 * placed["resident_expert_share"]
+    always = f"{size('resident_always_bytes')} of {size('always_bytes')} that every token needs"
+    experts = f"{size('resident_expert_bytes')} of routed experts ({placed['resident_expert_share']:.1%})"
+    state = f"{size('context_bytes')} of state for {placed['context']} tokens"
+    moved = f"{size('memory_read_per_token')} of memory and {size('disk_read_per_token')} of disk"
+    hidden = f"{placed['tokens_per_second_overlapped']:.3g} with all disk reads hidden"
+    streams = "all of it is resident" if placed["fits"] else f"{size('streamed_bytes')} of it streams from disk"
     lines = [
-        f"[bold]{name}[/bold] as {placed['format']} in {size('memory_bytes')}: "
-        + ("all of it is resident" if placed["fits"] else f"{size('streamed_bytes')} of it streams from disk"),
-        f"  resident: {size('resident_always_bytes')} of {size('always_bytes')} that every token needs, {size('context_bytes')} of state for {placed['context']} tokens, "
-        f"{size('resident_expert_bytes')} of routed experts ({share:.1f} %), {size('resident_table_bytes')} of tables",
-        f"  a token reads {size('memory_read_per_token')} of memory and {size('disk_read_per_token')} of disk: at most "
-        f"{placed['tokens_per_second']:.3g} tokens/s ({placed['tokens_per_second_overlapped']:.3g} with all disk reads hidden)",
+        f"[bold]{name}[/bold] as {placed['format']} in {size('memory_bytes')}: {streams}",
+        f"  resident: {always}, {state}, {experts}, {size('resident_table_bytes')} of tables",
+        f"  a token reads {moved}: at most {placed['tokens_per_second']:.3g} tokens/s ({hidden})",
     ]
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)

@@ -1,6 +1,6 @@
 """Stores: a stacked tensor (experts, Engram rows) that hands out the rows asked for, wherever they are kept.
 
-A store has `.shape` and `.fetch(ids) -> [*ids.shape, ...]`; whoever computes with the rows need not know whether they were resident.
+A store has `.shape` and `.fetch(ids) -> [*ids.shape, ...]`; whoever computes with the rows need not know where they were.
 """
 
 import json
