@@ -29,6 +29,8 @@ class Part(BaseModel):
         values = {name: getattr(self, name) for name in type(self).model_fields}
         for key, value in changes.items():
             name, _, rest = key.replace("__", ".").partition(".")
+            if rest and not isinstance(values.get(name), Part):
+                raise ConfigError(f"{name} is not a part of this model; set the whole of it first")
             values[name] = values[name].but(**{rest: value}) if rest else value
         return type(self)(**values)
 
@@ -216,7 +218,7 @@ class ModelConfig(Part):
 
     vocab_size: PositiveInt
     hidden_size: PositiveInt
-    num_hidden_layers: PositiveInt
+    num_hidden_layers: int = Field(gt=0, le=4096)
     intermediate_size: PositiveInt
     max_position_embeddings: PositiveInt
     attention: AttentionConfig
@@ -277,6 +279,8 @@ class ModelConfig(Part):
         flat = {key: value for key, value in flat.items() if key not in ("model_type", "architectures")}
         values: dict[str, Any] = {}
         for name, part in PARTS.items():
+            if name in flat:
+                raise ConfigError(f"{name} is a part, and config.json is flat; write its fields beside the others")
             fields = {key: flat.pop(key) for key in list(flat) if key in part.model_fields}
             if fields:
                 values[name] = part(**fields)

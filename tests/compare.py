@@ -1,7 +1,7 @@
 """The one comparator: what "close" means whenever two ways of getting the same thing are compared.
 
-Close, in fp32: no number differs by more than 1e-4 of the largest expected one (at least 1), the greedy token is the same unless the
-two best logits lie within 1e-3, and no selection (indexer, compressed blocks, routers) differs, because ties go by rule.
+Close, in fp32: no number differs by more than 1e-4 of the largest expected one (at least 1), the greedy token is the same unless
+the two best logits lie within 1e-3, and no selection (indexer, compressed blocks, routers) differs, because ties go by rule.
 """
 
 from collections.abc import Sequence

@@ -11,8 +11,8 @@ import typer
 if TYPE_CHECKING:
     from fourfold.model.transformer import Transformer
 
-# Parameters below which threads cost more than they give: a token is too little work to share out, and beside another busy
-# process two threads wait for each other (measured: ten times slower).
+# Parameters below which a token is too little work to share out: beside another busy process two threads wait for each other
+# (measured: five to ten times slower). Such a model is also run in fp32, which most processors do faster than bf16.
 SMALL = 100_000_000
 
 
@@ -66,8 +66,10 @@ def open_model(name: str) -> "Transformer":
         model = fourfold.load(name)
     if model.tokenizer is None:
         raise CheckpointError(f"{name}: has no tokenizer.json; save the checkpoint with its tokenizer")
-    if "OMP_NUM_THREADS" not in os.environ and sum(p.numel() for p in model.parameters()) < SMALL:
-        torch.set_num_threads(1)
+    if sum(parameter.numel() for parameter in model.parameters()) < SMALL:
+        if "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(1)
+        model.float()
     return model
 
 

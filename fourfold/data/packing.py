@@ -7,6 +7,7 @@ which is which, so that none sees another. Only the tokens are stored: control t
 """
 
 import hashlib
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -35,8 +36,9 @@ class PackedTokens:
         split: str = "train",
         seed: int = 0,
         cache: Path | None = None,
+        every: int = 1,
     ):
-        self.tokens = tokenise(corpus, tokenizer, split, cache)  # [stream], memory-mapped
+        self.tokens = tokenise(corpus, tokenizer, split, cache, every)  # [stream], memory-mapped
         self.bos, self.seed, self.width = tokenizer.special("bos"), seed, length + 1
         if (count := len(self.tokens)) < self.width:
             raise DataError(f"{corpus.folder}: {split} has {count} tokens, a row takes {self.width}; add text or shorten the rows")
@@ -77,24 +79,25 @@ def permutation(count: int, seed: int, epoch: int) -> np.ndarray:
     return np.argsort(x, kind="stable")
 
 
-def tokenise(corpus: Corpus, tokenizer: Tokenizer, split: str, cache: Path | None = None) -> np.ndarray:
-    """The whole split as one memory-mapped array of tokens (uint16 when the vocabulary allows).
+def tokenise(corpus: Corpus, tokenizer: Tokenizer, split: str, cache: Path | None = None, every: int = 1) -> np.ndarray:
+    """The split as one memory-mapped array of tokens (uint16 when the vocabulary allows); of it, each `every`-th document.
 
     Kept in $FOURFOLD_HOME/cache under the checksums of corpus and tokenizer. Processes that start together may each
     write it; the file appears whole or not at all, and is the same whoever writes it.
     """
-    key = hashlib.sha256("/".join((FORMAT, corpus.checksum(split), tokenizer.checksum)).encode()).hexdigest()[:16]
+    key = hashlib.sha256("/".join((FORMAT, corpus.checksum(split), tokenizer.checksum, str(every))).encode()).hexdigest()[:16]
     path = (cache or paths.home() / "cache") / f"tokens-{key}.npy"
     if not path.is_file():
-        _write(path, corpus, tokenizer, split)
+        _write(path, corpus, tokenizer, split, every)
     return np.load(path, mmap_mode="r")
 
 
-def _write(path: Path, corpus: Corpus, tokenizer: Tokenizer, split: str) -> None:
+def _write(path: Path, corpus: Corpus, tokenizer: Tokenizer, split: str, every: int) -> None:
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32)
     described = corpus.about["splits"][split]
     count = 0
-    documents = progress(corpus.documents(split), f"tokenising {corpus.name}", described["bytes"], lambda d: d.size)
+    chosen = islice(corpus.documents(split), 0, None, every)
+    documents = progress(chosen, f"tokenising {corpus.name}", described["bytes"] // every, lambda d: d.size)
     with atomic_file(path) as partial, partial.open("wb") as file:
         _header(file, dtype, 0)
         for ids in encode_documents(documents, tokenizer):

@@ -59,7 +59,7 @@ def names() -> list[str]:
 def _reader(folder: Path) -> Callable[..., Transformer]:
     path = folder / "config.json"
     kind = read_json(path).get("model_type")
-    if kind not in READERS:
+    if not isinstance(kind, str) or kind not in READERS:
         known = ", ".join(READERS)
         raise CheckpointError(f"{path}: model_type is {kind!r}, which cannot be read; known ones are: {known}")
     return import_module(READERS[kind]).load

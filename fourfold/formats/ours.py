@@ -80,9 +80,7 @@ def load(
     Raises CheckpointError in one line for anything missing, truncated, left over or misshapen.
     """
     folder, wanted = Path(folder), parse_dtype(dtype)
-    config = read_config(folder)
-    with torch.device("meta"):
-        model = Transformer(config)
+    model = _skeleton(folder)
     stored = _stored_tensors(folder)
     _check(folder, model.state_dict(), stored)
     if mapped:
@@ -123,6 +121,17 @@ def parse_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     if dtype not in DTYPES:
         raise ConfigError(f"dtype: {dtype} is not a weight format; choose one of {', '.join(DTYPES)}")
     return DTYPES[dtype]
+
+
+def _skeleton(folder: Path) -> Transformer:
+    """The model of config.json without any memory of its own."""
+    config = read_config(folder)
+    try:
+        with torch.device("meta"):
+            return Transformer(config)
+    except (RuntimeError, TypeError) as error:  # what torch says to a size beyond its integers
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{folder / 'config.json'}: asks for impossible sizes ({reason}); correct them") from None
 
 
 def _target(model: Transformer, name: str, tensor: Tensor, wanted: torch.dtype | None) -> torch.dtype:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from fourfold.config import StreamsConfig
 from fourfold.model.inputs import Context
+from fourfold.ops.mixing import mix_weights
 from fourfold.ops.sinkhorn import sinkhorn
 
 Mix = tuple[Tensor, Tensor] | None
@@ -21,12 +22,6 @@ class PlainResidual(nn.Module):
 
     def write(self, streams: Tensor, out: Tensor, mix: Mix) -> Tensor:
         return streams + out[:, None]
-
-
-def mix_weights(streams: Tensor, fn: Tensor, eps: float) -> Tensor:
-    """(fn · u) / rms(u) with u = vec(X) [N, n·d] in fp32: the RMS divides after the projection (released V4 code)."""
-    flat = streams.flatten(1).float()
-    return (flat @ fn.T) * torch.rsqrt(flat.square().mean(-1, keepdim=True) + eps)
 
 
 class HyperConnections(nn.Module):
@@ -45,8 +40,11 @@ class HyperConnections(nn.Module):
         self.base = nn.Parameter(torch.empty((2 + n) * n))
         self.scale = nn.Parameter(torch.empty(3))
 
-    def reset(self, generator: torch.Generator, std: float) -> None:
-        """Start near the plain residual: read mostly one stream (another at each site), keep most of each stream in place."""
+    def reset(self) -> None:
+        """Start near the plain residual: read mostly one stream (another at each site), keep most of each stream in place.
+
+        `fn` is drawn like any matrix; the small scale lets it matter little at first.
+        """
         n = self.config.hc_mult
         own = torch.eye(n)[self.site % n]
         if self.config.hc_kind == "mhc":  # through σ, 2σ and Sinkhorn: pre 0.62 or 0.12, post 1, comb diagonal about 0.7
@@ -54,7 +52,6 @@ class HyperConnections(nn.Module):
         else:
             static = [own, torch.ones(n), torch.eye(n).flatten()]
         with torch.no_grad():
-            self.fn.normal_(0.0, std, generator=generator)
             self.base.copy_(torch.cat(static))
             self.scale.fill_(0.01)
 
@@ -96,11 +93,12 @@ class Collapse(nn.Module):
             self.base = nn.Parameter(torch.empty(n))
             self.scale = nn.Parameter(torch.empty(1))
 
-    def reset(self, generator: torch.Generator, std: float) -> None:
+    def reset(self) -> None:
         """Start with every stream read alike."""
+        if self.config is None:
+            return
         n = self.config.hc_mult
         with torch.no_grad():
-            self.fn.normal_(0.0, std, generator=generator)
             self.base.fill_(-torch.log(torch.tensor(n - 1.0)) if n > 1 else 4.0)
             self.scale.fill_(0.01)
 

@@ -3,6 +3,7 @@
 import zlib
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,7 +19,10 @@ from fourfold.model.rope import frequencies, tables, yarn_table_scale
 from fourfold.model.state import Cache
 from fourfold.model.streams import Collapse, HyperConnections
 from fourfold.model.trace import Trace
+from fourfold.ops.linear import linear
 from fourfold.ops.norm import RMSNorm
+
+SET_BY_MODULE = ("conv", "conv_norm", "query_norm", "key_norm")  # Engram's start at zero and one
 
 
 @dataclass
@@ -88,7 +92,8 @@ class Transformer(nn.Module):
         """
         if isinstance(tokens, Batch):
             return Output(self.logits(self.trunk(tokens, cache, trace, selection)), trace)
-        batch = Batch.from_tokens(tokens, past=cache.lengths if cache is not None else None)
+        past = None if cache is None else _check_fit(cache.lengths, len(tokens))
+        batch = Batch.from_tokens(tokens, past=past)
         logits = self.logits(self.trunk(batch, cache, trace, selection))
         return Output(logits.unflatten(0, tokens.shape), trace)
 
@@ -111,7 +116,7 @@ class Transformer(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[N, d] -> fp32 [N, V]."""
-        return F.linear(hidden, self.head_weight).float()
+        return linear(hidden, self.head_weight).float()
 
     @property
     def head_weight(self) -> Tensor:
@@ -120,9 +125,9 @@ class Transformer(nn.Module):
     def context(self, batch: Batch, cache: Cache | None, trace: Trace | None, selection: str) -> Context:
         """Notes the batch in the cache and works out what the layers share."""
         device = batch.tokens.device
-        past = [0] * batch.sequences if cache is None else cache.lengths
-        if len(past) != batch.sequences:
-            raise ValueError(f"the cache holds {len(past)} sequences, the batch {batch.sequences}")
+        if not batch.longest:
+            raise ValueError("the batch has no tokens")
+        past = [0] * batch.sequences if cache is None else _check_fit(cache.lengths, batch.sequences)
         inputs = {"tokens": batch.tokens, "documents": batch.documents, "modality": batch.modality}
         if cache is None:
             seen = {name: batch.pad(values) for name, values in inputs.items()}
@@ -167,21 +172,22 @@ class Transformer(nn.Module):
     @torch.no_grad()
     def init_weights(self, seed: int = 0) -> "Transformer":
         """Normal weights; each tensor draws from a generator of its own name, so that other parts don't change it."""
-        std = self.config.initializer_range
-        for name, module in self.named_modules():
-            if isinstance(module, HyperConnections | Collapse) and list(module.parameters()):
-                module.reset(_generator(seed, name), std)
+        for module in self.modules():
+            if isinstance(module, HyperConnections | Collapse):
+                module.reset()
         for name, parameter in self.named_parameters():
-            if parameter.dim() >= 2 and not self._is_set(name):
-                parameter.normal_(0.0, std, generator=_generator(seed, name))
+            if parameter.dim() >= 2 and name.rsplit(".", 1)[-1] not in SET_BY_MODULE:
+                parameter.copy_(_normal(tuple(parameter.shape), seed, name) * self.config.initializer_range)
         return self
 
-    @staticmethod
-    def _is_set(name: str) -> bool:
-        """Tensors with a start of their own: stream mixing (above), and Engram's norms (one) and convolution (zero)."""
-        last = name.rsplit(".", 1)[-1]
-        return "_site." in name or "collapse." in name or last in ("conv", "conv_norm", "query_norm", "key_norm")
+
+def _check_fit(lengths: list[int], sequences: int) -> list[int]:
+    if len(lengths) != sequences:
+        raise ValueError(f"the cache holds {len(lengths)} sequences, the batch {sequences}")
+    return lengths
 
 
-def _generator(seed: int, name: str) -> torch.Generator:
-    return torch.Generator().manual_seed(seed * 2**32 + zlib.crc32(name.encode()))
+def _normal(shape: tuple[int, ...], seed: int, name: str) -> Tensor:
+    """Standard normal numbers from (seed, name). numpy's, because torch's differ in the last bit from processor to processor."""
+    generator = np.random.Generator(np.random.PCG64([seed, zlib.crc32(name.encode())]))
+    return torch.from_numpy(generator.standard_normal(shape, dtype=np.float32))

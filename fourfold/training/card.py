@@ -9,8 +9,8 @@ pipeline_tag: text-generation
 ---
 # {name}
 
-A small model of the V4 design, trained from scratch by [Fourfold](https://github.com/fourfold) with the recipe `{recipe}`: {parameters:,} parameters
-in all. It shows that every part works together; it is far too small to be relied on for facts.
+A small model of the V4 design, {parameters:,} parameters in all, trained from scratch by Fourfold's recipe `{recipe}`.
+It shows that every part works together; it is far too small to be relied on for facts.
 
 ```python
 import fourfold
@@ -31,7 +31,7 @@ Checksums of the data and versions are in the run's `run.json`.
 |---|---|
 {results}
 
-Held-out documents of the same corpus; bits per byte count the UTF-8 bytes of the predicted text.
+Held-out documents of the same corpus, read with sparse selection; bits per byte count the UTF-8 bytes of the predicted text.
 """
 TRAINS = {"dense": "all but the indexers, full attention", "indexer": "the indexers alone", "sparse": "all, sparse attention"}
 MEASURES = {
@@ -45,14 +45,14 @@ MEASURES = {
 }
 
 
-def model_card(recipe: Recipe, row: dict, description: dict) -> str:
-    """README.md of the saved model. row: the last step's metrics; description: the contents of run.json."""
+def model_card(recipe: Recipe, row: dict, parameters: int) -> str:
+    """README.md of the saved model; row: the last step's metrics."""
     stages = [
         f"| {s.name} | {TRAINS[s.mode]} | {s.tokens:,} | {recipe.optimizer.lr if s.lr is None else s.lr:g} |" for s in recipe.stages
     ]
     results = [f"| {said} | {row[name]:.4f} |" for name, said in MEASURES.items() if row.get(name) is not None]
     return CARD.format(
-        name=recipe.preset, recipe=recipe.name, parameters=description["parameters"], stages="\n".join(stages),
+        name=recipe.preset, recipe=recipe.name, parameters=parameters, stages="\n".join(stages),
         corpus=recipe.corpus, length=recipe.sequence_length, per_step=recipe.tokens_per_step, dtype=recipe.dtype,
         seed=recipe.seed, done=row.get("tokens", 0), results="\n".join(results),
     )  # fmt: skip

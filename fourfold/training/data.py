@@ -1,6 +1,7 @@
 """What a run reads: packed rows of a corpus to train on, others held out, and what its tokenizer asks of the model."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -31,7 +32,9 @@ class TrainingData:
         if folder is None:
             raise DataError(f"{corpus.folder}: has no tokenizer of its own; name one with --set tokenizer=FOLDER")
         tokenizer = Tokenizer.load(folder)
-        train, held_out = (PackedTokens(corpus, tokenizer, recipe.sequence_length, s, recipe.seed) for s in ("train", "held_out"))
+        length, seed = recipe.sequence_length, recipe.seed
+        train = PackedTokens(corpus, tokenizer, length, "train", seed, every=recipe.document_stride)
+        held_out = PackedTokens(corpus, tokenizer, length, "held_out", seed)
         return cls(tokenizer, train, held_out, {**corpus.checksums, "tokenizer": tokenizer.checksum})
 
     def fit(self, config: ModelConfig) -> ModelConfig:
@@ -39,15 +42,17 @@ class TrainingData:
         specials = {f"{name}_token_id": self.tokenizer.special(name) for name in ("pad", "bos", "eos")}
         changes = {"vocab_size": self.tokenizer.vocab_size, **specials}
         if config.memory is not None:
-            classes, count = self.tokenizer.compression()
-            pad = int(classes[specials["pad_token_id"]])
+            classes = self.token_classes
+            pad, count = int(classes[specials["pad_token_id"]]), int(classes.max()) + 1
             changes["memory"] = config.memory.but(engram_compressed_vocab_size=count, engram_pad_id=pad)
         return config.but(**changes)
 
+    @cached_property
     def token_classes(self) -> Tensor:
         """[vocab] int64: Engram's compression of the vocabulary."""
         return self.tokenizer.compression()[0]
 
+    @cached_property
     def token_bytes(self) -> Tensor:
         """[vocab] int64: UTF-8 bytes that each token stands for, none for control tokens."""
         return torch.tensor([len(self.tokenizer.bytes_of(i)) for i in range(self.tokenizer.vocab_size)])

@@ -1,26 +1,26 @@
 """The training loop: a recipe in, a run folder out, which can be stopped at any step and resumed bit for bit."""
 
 import json
-import os
-import platform
+import math
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
-from fourfold.errors import CheckpointError, ConfigError, FourfoldError
+from fourfold.errors import CheckpointError, FourfoldError
 from fourfold.files import atomic_file, write_error
 from fourfold.formats import ours
 from fourfold.model.transformer import Transformer
-from fourfold.paths import home
 from fourfold.training import checkpoint, recipes
 from fourfold.training.card import model_card
+from fourfold.training.compiled import compile_parts, undo_compilation
 from fourfold.training.data import TrainingData
+from fourfold.training.folders import description, read_json, run_folder, write_json
 from fourfold.training.losses import update_bias
 from fourfold.training.metrics import bits_per_byte, load_metrics
 from fourfold.training.objective import Outcome, accumulate, set_mode
@@ -58,15 +58,16 @@ def train(recipe: Recipe, out: Path | None = None, resume: bool = False, steps: 
     resume goes on from the newest whole checkpoint of `out` (or of the recipe's newest run) under the recipe written there.
     Raises FourfoldError when the folder is taken, a file is damaged, the disk is full, or the loss is no longer finite.
     """
-    folder = _run_folder(recipe, out, resume)
+    folder = run_folder(recipe.name, out, resume)
     if resume:
-        recipe = recipes.from_dict(_read_json(folder / "recipe.json")["recipe"])
+        recipe = recipes.from_dict(read_json(folder / "recipe.json")["recipe"])
     total = recipe.steps if steps is None else min(steps, recipe.steps)
-    with _threads(recipe.threads), Reporter(total) as reporter, _interrupts() as interrupted:
+    with _threads(recipe.threads), Reporter(total) as reporter:
         run = Run(recipe, folder, reporter)
-        run.restore() if resume else run.write_description()
+        run.restore() if resume else run.describe()
         reporter.start(run.step)
-        return run.go(total, interrupted)
+        with _interrupts() as interrupted:
+            return run.go(total, interrupted)
 
 
 class Run:
@@ -80,45 +81,29 @@ class Run:
         self.data = TrainingData.open(recipe)
         torch.manual_seed(recipe.seed)
         config = self.data.fit(recipe.model_config())
-        self.model = Transformer(config, self.data.token_classes()).init_weights(recipe.seed)
+        self.model = Transformer(config, self.data.token_classes).init_weights(recipe.seed)
         half = recipe.dtype == "bfloat16"
         if half:
             to_half(self.model)
         indexers = {name for name, _ in self.model.indexer_parameters()}
         self.optimizer = Optimizer(self.model, recipe.optimizer, indexers, torch.bfloat16 if half else torch.float32)
         self.mode: str | None = None
+        self.compiled = recipe.compile
         if recipe.compile:
-            for layer in self.model.layers:
-                layer.compile()
+            compile_parts(self.model)
 
-    # -- the folder -------------------------------------------------------------------------------------------------
-
-    def description(self) -> dict:
-        """What may not change between a run and its resumption, and what one wants to know about it later."""
-        versions = {name: version(name) for name in ("torch", "tokenizers", "numpy")} | {"python": platform.python_version()}
-        return {
-            "data": self.data.checksums,
-            "seed": self.recipe.seed,
-            "steps": self.recipe.steps,
-            "parameters": sum(p.numel() for p in self.model.parameters()),
-            "versions": versions,
-            "threads": torch.get_num_threads(),
-            "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
-        }
-
-    def write_description(self) -> None:
-        _write_json(self.folder / "recipe.json", {"recipe": recipes.to_dict(self.recipe), "model": self.model.config.to_flat()})
-        _write_json(self.folder / "run.json", self.description())
+    def describe(self) -> None:
+        """Write what the run is made of, before its first step."""
+        write_json(self.folder / "recipe.json", {"recipe": recipes.to_dict(self.recipe), "model": self.model.config.to_flat()})
+        write_json(self.folder / "run.json", description(self.data.checksums, self.recipe.seed, self.recipe.steps))
 
     def restore(self) -> None:
         """Go back to the newest whole checkpoint, and cut the metrics to it."""
-        before = _read_json(self.folder / "run.json")
+        before = read_json(self.folder / "run.json")
         if before["data"] != self.data.checksums:
             raise FourfoldError(f"{self.folder}: the corpus or tokenizer has changed since this run began; start a new run")
-        if before["threads"] != torch.get_num_threads():
-            self.reporter.say(
-                f"note: {before['threads']} threads before, {torch.get_num_threads()} now; results may differ in the last bits"
-            )
+        if before["threads"] != (threads := torch.get_num_threads()):
+            self.reporter.say(f"note: {before['threads']} threads before, {threads} now; results may differ in the last bits")
         checkpoint.clean(self.folder)
         found = checkpoint.steps_of(self.folder)
         for step in reversed(found):
@@ -136,26 +121,17 @@ class Run:
             path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         self.row = rows[-1] if rows else {}
 
-    def save(self) -> None:
-        checkpoint.save(self.folder, self.step, self.model, self.optimizer)
-
-    # -- the loop ---------------------------------------------------------------------------------------------------
-
     def go(self, total: int, interrupted: list[int]) -> Summary:
         """Step until `total` steps are done or a signal has arrived; either way the folder can be resumed."""
         began, first = time.monotonic(), self.step
-        saved = self.step
         while self.step < total and not interrupted:
             self.advance(total)
             every = self.recipe.checkpoint_every
-            if (every and self.step % every == 0) or self.step == total or interrupted:
-                self.save()
-                saved = self.step
+            if self.step == total or interrupted or (every and self.step % every == 0):
+                checkpoint.save(self.folder, self.step, self.model, self.optimizer)
         seconds = time.monotonic() - began
         done = (self.step - first) * self.recipe.tokens_per_step
         stopped = self.step < total
-        if stopped and saved != self.step:
-            self.save()
         if not stopped:
             self.finish()
         return Summary(
@@ -170,9 +146,11 @@ class Run:
         began = time.monotonic()
         stage, lr = self.recipe.at(self.step)
         outcome = self._gradients(stage)
-        if not torch.isfinite(torch.tensor(outcome.terms["loss"])):
-            raise FourfoldError(f"step {self.step + 1}: the loss is not finite; lower optimizer.lr and resume or start again")
         norm, indexer_norm = self.optimizer.step(lr)
+        if not math.isfinite(outcome.terms["loss"] + norm + indexer_norm):
+            raise FourfoldError(
+                f"step {self.step + 1}: the loss or its gradient is not finite; start again with a lower optimizer.lr"
+            )
         self._balance_routers(stage, outcome)
         self.step += 1
         seconds = time.monotonic() - began
@@ -185,7 +163,7 @@ class Run:
         if outcome.dead:
             self.row |= {"indexer_grad_norm": indexer_norm, "indexer_dead": max(outcome.dead), "dead_indexers": self._dead(outcome)}
         if self.step == total or (self.recipe.eval_every and self.step % self.recipe.eval_every == 0):
-            held_out = self.evaluate(stage)
+            held_out = self.evaluate("dense" if stage.mode == "dense" and self.step < total else "sparse")
             self.row |= {"held_out_loss": held_out["loss"], "held_out_bits_per_byte": held_out["bits_per_byte"]}
         try:
             with (self.folder / "metrics.jsonl").open("a") as file:
@@ -202,10 +180,12 @@ class Run:
         wanted = (self.model, tokens, documents, stage.mode, self.recipe.mtp_weight, self.recipe.micro_batch_size)
         try:
             return accumulate(*wanted)
-        except torch._dynamo.exc.TorchDynamoException as error:
+        except Exception as error:
+            if not self.compiled:
+                raise
             self.reporter.say(f"note: torch.compile failed ({str(error).splitlines()[0]}); going on without it")
-            for layer in self.model.layers:
-                layer._compiled_call_impl = None
+            undo_compilation(self.model)
+            self.compiled = False
             self.optimizer.zero_grad()
             return accumulate(*wanted)
 
@@ -224,17 +204,16 @@ class Run:
         self.dead = dead
         return sorted(dead)
 
-    def evaluate(self, stage: Stage) -> dict:
-        """Held-out loss and bits per byte, with the selection that the stage trains (for an indexer's stage: will train)."""
-        selection = "dense" if stage.mode == "dense" else "sparse"
+    def evaluate(self, selection: str) -> dict:
+        """Held-out loss and bits per byte; the last figure of a run is for sparse selection, which is how its model is used."""
         rows, size = self.recipe.eval_rows, self.recipe.batch_size
         batches = (self.data.held_out.batch(i, size) for i in range(max(rows // size, 1)))
-        return bits_per_byte(self.model, batches, self.data.token_bytes(), selection)
+        return bits_per_byte(self.model, batches, self.data.token_bytes, selection)
 
     def finish(self) -> None:
         """Plots, and the model as a folder that `fourfold.load` reads."""
         draw_plots(self.folder)
-        card = model_card(self.recipe, self.row, self.description())
+        card = model_card(self.recipe, self.row, sum(p.numel() for p in self.model.parameters()))
         ours.save(self.model.eval(), self.folder / "model", tokenizer=self.data.tokenizer, card=card)
 
 
@@ -266,35 +245,11 @@ def _interrupts() -> Iterator[list[int]]:
             raise KeyboardInterrupt
         received.append(number)
 
-    kinds = (signal.SIGINT, signal.SIGTERM)
+    main = threading.current_thread() is threading.main_thread()  # others may not set handlers
+    kinds = (signal.SIGINT, signal.SIGTERM) if main else ()
     before = [signal.signal(kind, note) for kind in kinds]
     try:
         yield received
     finally:
         for kind, handler in zip(kinds, before, strict=True):
             signal.signal(kind, handler)
-
-
-def _run_folder(recipe: Recipe, out: Path | None, resume: bool) -> Path:
-    runs = home() / "runs"
-    if resume:
-        folder = out or max(runs.glob(f"{recipe.name}-*"), key=lambda path: path.stat().st_mtime, default=None)
-        if folder is None or not (folder / "recipe.json").is_file():
-            raise ConfigError(f"--resume: {folder or runs} holds no run of {recipe.name}; give its folder as --out")
-        return folder
-    folder = out or runs / f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"--out {folder}: already holds files; add --resume to go on with that run, or choose another folder")
-    return folder
-
-
-def _read_json(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error}); start a new run") from None
-
-
-def _write_json(path: Path, value: dict) -> None:
-    with atomic_file(path) as partial:
-        partial.write_text(json.dumps(value, indent=2) + "\n")

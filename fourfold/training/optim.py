@@ -1,5 +1,6 @@
 """Which parameter is moved by what: Muon for matrices, AdamW for the rest, on fp32 masters of bf16 weights."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -110,10 +111,13 @@ class Optimizer:
             )
 
     def step(self, lr: float) -> tuple[float, float]:
-        """Clip, step at `lr`, clear the gradients; returns the norms before clipping: of the model, and of the indexers."""
+        """Clip, step at `lr`, clear the gradients; returns the norms before clipping: of the model, and of the indexers.
+
+        Gradients that are not finite move nothing.
+        """
         self.weights.pull_gradients()
         norms = tuple(self._clip(masters) for masters in self.clipped)
-        for optimizer in self.optimizers:
+        for optimizer in self.optimizers if math.isfinite(sum(norms)) else ():
             for group in optimizer.param_groups:
                 group["lr"] = lr * group["scale"]
             optimizer.step()

@@ -1,6 +1,6 @@
 """Stores: a stacked tensor (experts, Engram rows) that hands out the rows asked for, wherever they are kept.
 
-A store has `.shape` and `.fetch(ids) -> [*ids.shape, ...]`; whoever computes with the rows need not know where they were.
+A store has `.shape`, `.fetch(ids) -> [*ids.shape, ...]` and `.all()`; whoever computes with the rows need not know where they were.
 """
 
 import json
@@ -32,6 +32,8 @@ class Store(Protocol):
 
     def fetch(self, ids: Tensor) -> Tensor: ...
 
+    def all(self) -> Tensor: ...
+
 
 class ResidentStore(nn.Module):
     """A stack that is an ordinary parameter: trained, moved and saved like any other."""
@@ -59,16 +61,21 @@ class MappedStore(nn.Module):
         super().__init__()
         self.path, self.name = Path(path), name
         start, entry = _locate(self.path, name)
+        if entry["dtype"] not in _DTYPES:
+            raise CheckpointError(f"{self.path}: tensor {name} is {entry['dtype']}, which cannot be mapped; load it resident")
         stored, self.dtype = _DTYPES[entry["dtype"]]
         begin, _ = entry["data_offsets"]
-        self._rows = np.memmap(self.path, stored, mode="r", offset=start + begin, shape=tuple(entry["shape"]))
+        try:
+            self._rows = np.memmap(self.path, stored, mode="r", offset=start + begin, shape=tuple(entry["shape"]))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{self.path}: tensor {name} is cut off ({error}); copy the file again") from None
 
     @property
     def shape(self) -> tuple[int, ...]:
         return self._rows.shape
 
     def fetch(self, ids: Tensor) -> Tensor:
-        rows = torch.from_numpy(self._rows[ids.cpu().numpy()])
+        rows = torch.from_numpy(np.take(self._rows, ids.cpu().numpy(), axis=0))
         return (rows.view(self.dtype) if self.dtype == torch.bfloat16 else rows).to(ids.device)
 
     def all(self) -> Tensor:
@@ -81,6 +88,8 @@ def _locate(path: Path, name: str) -> tuple[int, dict]:
     try:
         with path.open("rb") as file:
             (size,) = struct.unpack("<Q", file.read(8))
+            if size > path.stat().st_size:
+                raise ValueError("its header is cut off")
             header = json.loads(file.read(size))
     except (OSError, struct.error, ValueError) as error:
         raise CheckpointError(f"{path}: not a readable safetensors file ({error}); fetch it again") from None

@@ -13,6 +13,7 @@ import pytest
 import fourfold
 from fourfold.cli.chat import Conversation
 from fourfold.cli.main import main
+from fourfold.engine.generate import Piece
 from fourfold.engine.sampler import Sampling
 
 ROOT = Path(__file__).parents[2]
@@ -112,6 +113,7 @@ def test_on_a_terminal(checkpoint: Path) -> None:
     os.write(terminal, b"hello\r")
     seen = read_until(terminal, b"\n> ")
     assert len(seen.replace(b"hello", b"").strip()) > 2
+    time.sleep(0.5)  # between printing the prompt and waiting for a key, readline misses signals
     os.write(terminal, b"\x03")
     seen = read_until(terminal, b"interrupted")
     assert b"Traceback" not in seen
@@ -124,3 +126,27 @@ def read_until(terminal: int, mark: bytes, seconds: float = 30) -> bytes:
         assert select.select([terminal], [], [], deadline - time.monotonic())[0], seen
         seen += os.read(terminal, 4096)
     return seen
+
+
+def test_ctrl_c_ends_the_answer_and_not_the_conversation(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = iter(["the dog", "ran"])
+
+    def interrupted_once(model, prompt, sampling, tokenizer, sequence):
+        yield Piece("so far", (50,))
+        if len(prompt) < 12:
+            raise KeyboardInterrupt
+        yield Piece(" and done", (51,), "stop")
+
+    def typed(_: str) -> str:
+        if (line := next(turns, None)) is None:
+            raise EOFError
+        return line
+
+    monkeypatch.setattr("fourfold.engine.generate.generate", interrupted_once)
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr("builtins.input", typed)
+    assert main(["chat", "tiny"]) == 0
+    assert capsys.readouterr().out == "so far\nso far and done\n\n"

@@ -100,7 +100,7 @@ def test_held_back_text_is_given_at_the_end(tiny: Transformer, tokenizer: Tokeni
 
 def test_the_context_is_a_limit(tiny: Transformer, tokenizer: Tokenizer) -> None:
     limit = tiny.config.max_position_embeddings
-    out, pieces = run(tiny, [40] * (limit - 4), tokenizer, max_tokens=None)
+    _, pieces = run(tiny, [40] * (limit - 4), tokenizer, max_tokens=None)
     assert len(pieces) <= 4 and pieces[-1].finish_reason in ("length", "stop")
     with pytest.raises(ConfigError, match=f"^prompt: {limit} tokens leave no room in the context of {limit}; shorten it$"):
         generate(tiny, [40] * limit, Sampling(), tokenizer)

@@ -172,7 +172,10 @@ def test_tensors_must_fit(copy: Path, change: Change, said: str) -> None:
         ("num_hidden_layers", 0, "num_hidden_layers"),
         ("hidden_sise", 64, "hidden_sise"),
         ("model_type", "gpt2", "model_type is 'gpt2', which cannot be read; known ones are: "),
+        ("model_type", [], "model_type is []"),
         ("vocab_size", "many", "vocab_size"),
+        ("hidden_size", 10**12, "impossible sizes"),
+        ("v_head_dim", 2**70, "impossible sizes"),
     ],
 )
 def test_config_must_fit(copy: Path, field: str, value: object, said: str) -> None:
