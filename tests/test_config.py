@@ -100,7 +100,6 @@ def test_an_impossible_config_names_its_field_in_one_line(config, changes: dict,
     said = message(config, changes)
     assert said.startswith(begins)
     assert "\n" not in said
-    assert len(said) > len(begins) or ";" in said
 
 
 @pytest.mark.parametrize("field", [*REQUIRED, "num_attention_heads", "index_topk", "n_routed_experts", "engram_dim"])
@@ -166,7 +165,7 @@ def test_published_names() -> None:
 def test_but_changes_one_field_and_checks_it() -> None:
     config = everything()
     assert config.but(hidden_size=30).hidden_size == 30
-    assert config.but(experts__topk_group=1).experts.topk_group == 1
+    assert config.but(experts__topk_group=3).experts.topk_group == 3
     assert config.but(**{"attention.rope_scaling.factor": 3.0}).attention.rope_scaling.factor == 3.0
     assert config == everything(), "the original stays"
     with pytest.raises(ConfigError, match="topk_group is 9"):

@@ -1,0 +1,63 @@
+"""Recipes: reading back, overriding by name, and what is said about a wrong name or value."""
+
+import json
+
+import pytest
+
+from fourfold.errors import ConfigError
+from fourfold.training import recipes
+from fourfold.training.recipes import RECIPES, override, recipe
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_written_and_read_back(name):
+    chosen = recipe(name)
+    assert recipes.from_dict(json.loads(json.dumps(recipes.to_dict(chosen)))) == chosen
+    assert chosen.model_config().selection is not None
+    assert {stage.mode for stage in chosen.stages} == {"dense", "indexer", "sparse"}
+
+
+def test_overrides_are_typed_and_reach_every_level():
+    settings = "optimizer.lr=1e-3 optimizer.betas=0.8,0.9 stages.dense.tokens=200_000 batch_size=3 compile=true seed=7".split()
+    changed = override(
+        recipe("debug"), [*settings, "model.hidden_size=64", "model.experts.n_routed_experts=4", "stages.sparse.lr=none"]
+    )
+    assert (changed.optimizer.lr, changed.optimizer.betas) == (1e-3, (0.8, 0.9))
+    assert (changed.stages[0].tokens, changed.batch_size, changed.compile, changed.seed) == (200_000, 3, True, 7)
+    assert changed.stages[2].lr is None and changed.stages[1] == recipe("debug").stages[1]
+    config = changed.model_config()
+    assert config.hidden_size == 64 and config.experts.n_routed_experts == 4
+    plain = override(recipe("debug"), ["model.streams=none", "model.memory=null"]).model_config()
+    assert plain.streams is None and plain.memory is None and plain.experts is not None
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("optimiser.lr=1", "near: optimizer.lr"),
+        ("model.hiden_size=1", "near: model.hidden_size"),
+        ("stages.dense.token=1", "near: stages.dense.tokens"),
+        ("batch_size=many", "batch_size: 'many' does not fit"),
+        ("optimizer.lr=[]", "optimizer.lr"),
+        ("stages.dense.mode=both", "stages.dense.mode: 'both' does not fit"),
+        ("seed", "has no value"),
+        ("model.hidden_size=-4", "hidden_size"),
+        ("model.selection=none", "stages.indexer.mode"),
+        ("sequence_length=99999", "sequence_length"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_that_names_it(setting, said):
+    with pytest.raises(ConfigError, match=".") as caught:
+        override(recipe("debug"), [setting])
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_unknown_recipe_names_those_there_are():
+    with pytest.raises(ConfigError, match="debug, micro, nano"):
+        recipe("huge")
+
+
+def test_steps_fall_into_stages(small):
+    assert [small.at(step)[0].name for step in range(small.steps)] == ["dense", "dense", "indexer", "indexer", "sparse", "sparse"]
+    with pytest.raises(IndexError):
+        small.at(small.steps)
