@@ -1,12 +1,12 @@
 """`fourfold plan`: what models need, side by side, and what a machine makes of them."""
 
 import json
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fourfold.errors import CheckpointError, ConfigError
+if TYPE_CHECKING:
+    from fourfold.config import ModelConfig
 
 
 def plan(
@@ -44,18 +44,11 @@ def plan(
             show_placement(each["name"], each["placement"], console)
 
 
-def find_config(name: str):
-    """The config of a preset, or of a folder with a config.json."""
-    from fourfold.config import ModelConfig
+def find_config(name: str) -> "ModelConfig":
+    """The config of a preset, or of a checkpoint folder."""
+    from fourfold.formats.ours import read_config
     from fourfold.paths import find
     from fourfold.presets import PRESETS, preset
 
     folder = None if name in PRESETS else find("models", name)
-    if folder is None:
-        return preset(name)
-    try:
-        return ModelConfig.from_flat(json.loads((Path(folder) / "config.json").read_text()))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder}/config.json: cannot be read ({error}); give a checkpoint folder or a preset") from None
-    except ConfigError as error:
-        raise CheckpointError(f"{folder}/config.json: {error}") from None
+    return preset(name) if folder is None else read_config(folder)
