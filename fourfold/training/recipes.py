@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from fourfold.config import PARTS, ModelConfig
+from fourfold.config import PARTS, ModelConfig, Part
 from fourfold.errors import ConfigError
 from fourfold.presets import preset
 from fourfold.training.optim import OptimizerSettings
@@ -206,7 +206,7 @@ def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, dic
 
 def _model_fields() -> dict[str, None]:
     """Every published name a model's config may hold, and the parts that may be taken out."""
-    models = (ModelConfig, *PARTS.values())
+    models: list[type[Part]] = [ModelConfig, *PARTS.values()]
     return {name: None for model in models for name in model.model_fields}
 
 
