@@ -46,6 +46,8 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
     except OSError as error:
         raise write_error(path, error) from error
     finally:
+        if retired.exists() and not path.exists():  # stopped between the two renames
+            os.replace(retired, path)
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(retired, ignore_errors=True)
 

@@ -1,10 +1,12 @@
-"""Bits per byte of the bundled nano over the whole held-out split, with sparse and with dense attention. Writes result.json.
+"""Bits per byte of the bundled nano over the whole held-out split, with sparse and with dense attention, and figures of its runs.
 
-    python experiments/nano-first/evaluate.py
+python experiments/nano-first/evaluate.py       # writes result.json beside this file; --runs: the figures of the runs alone
 """
 
 import json
 import platform
+import statistics
+import sys
 import time
 from pathlib import Path
 
@@ -15,10 +17,36 @@ from fourfold.data.corpus import Corpus
 from fourfold.data.packing import PackedTokens
 from fourfold.training.metrics import bits_per_byte
 
+HERE = Path(__file__).parent
 ROWS = 8  # at once
 
 
+def figures(metrics: Path) -> dict:
+    """What docs/results.md says of a run, from its metrics."""
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    stages = {row["stage"]: [r for r in rows if r["stage"] == row["stage"]] for row in rows}
+    kl = [row["indexer_kl"] for row in rows if "indexer_kl" in row]
+    return {
+        "tokens": rows[-1]["tokens"],
+        "steps": {stage: len(own) for stage, own in stages.items()},
+        "median_tokens_per_second": {s: statistics.median(r["tokens_per_second"] for r in own) for s, own in stages.items()},
+        "seconds_of_steps": round(sum(rows[0]["tokens"] / row["tokens_per_second"] for row in rows)),
+        "indexer_kl_first_and_last": [kl[0], kl[-1]],
+        "residual_gain_max_and_min": [max(r["residual_gain"] for r in rows), min(r["residual_gain_min"] for r in rows)],
+    }
+
+
 def main() -> None:
+    runs = {name: figures(HERE / name / "metrics.jsonl") for name in (".", "indexer")}
+    if "--runs" in sys.argv:
+        result = json.loads((HERE / "result.json").read_text()) | {"runs": runs}
+    else:
+        result = evaluate() | {"runs": runs}
+    (HERE / "result.json").write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result, indent=1))
+
+
+def evaluate() -> dict:
     model = fourfold.load("nano", dtype="float32")
     rows = PackedTokens(Corpus.open("tiny-text"), model.tokenizer, 512, "held_out")
     sizes = torch.tensor([len(model.tokenizer.bytes_of(i)) for i in range(model.tokenizer.vocab_size)])
@@ -26,8 +54,7 @@ def main() -> None:
     for selection in ("sparse", "dense"):
         batches = (rows.take(list(range(i, min(i + ROWS, rows.rows)))) for i in range(0, rows.rows, ROWS))
         result[selection] = bits_per_byte(model, batches, sizes, selection)
-    (Path(__file__).parent / "result.json").write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result))
+    return result
 
 
 if __name__ == "__main__":

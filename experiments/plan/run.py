@@ -1,6 +1,6 @@
 """The articles' V3 -> V4 table from real configs, and what a 32 GB card makes of it. Writes result.json beside this file.
 
-    python experiments/plan/run.py
+python experiments/plan/run.py
 """
 
 import json

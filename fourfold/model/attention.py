@@ -12,9 +12,9 @@ from fourfold.config import ModelConfig
 from fourfold.model.inputs import Context
 from fourfold.model.rope import rotate, yarn_attention_scale
 from fourfold.model.selection import Indexer, Selection, chunks
-from fourfold.model.state import Fields, Rows
+from fourfold.model.state import Fields, LayerState
 from fourfold.ops.attention import attend, attend_chosen, attend_definition
-from fourfold.ops.linear import Linear
+from fourfold.ops.linear import Linear, dense
 from fourfold.ops.norm import RMSNorm
 
 GATHER_FROM = 4  # keys per chosen key from which gathering beats masking (without gradients)
@@ -34,7 +34,7 @@ class Attention(nn.Module):
         """What a layer state keeps for this attention, the indexer's own keys included."""
         return self.own_fields() | (self.indexer.fields() if self.indexer is not None else {})
 
-    def forward(self, x: Tensor, context: Context, state: Rows | None = None) -> Tensor:
+    def forward(self, x: Tensor, context: Context, state: LayerState | None = None) -> Tensor:
         """x [N, d] -> [N, d]; appends this chunk to `state` and reads from all of it."""
         batch = context.batch
         queries, rows, query_input = self.project(x, context)
@@ -55,7 +55,7 @@ class Attention(nn.Module):
             return False
         return keys >= GATHER_FROM * self.indexer.topk
 
-    def select(self, x: Tensor, query_input: Tensor, context: Context, state: Rows | None) -> Iterator[Selection]:
+    def select(self, x: Tensor, query_input: Tensor, context: Context, state: LayerState | None) -> Iterator[Selection]:
         if self.indexer is not None:
             yield from self.indexer(x, query_input, context, state, everything=not context.sparse)
         else:
@@ -91,7 +91,7 @@ class Reader:
         if self.gathers:
             out = attend_chosen(q, self.k, self.v, selection.indices, selection.valid, self.scale)
         else:
-            mask = selection.mask(context.visible_part(selection.queries), self.k.shape[1])
+            mask = selection.mask(context.visible(selection.queries), self.k.shape[1])
             if context.wants_mass:
                 out, probabilities = attend_definition(q, self.k, self.v, mask, self.scale)
                 context.layer_trace.extend("attention_mass", probabilities.detach().float().mean(1))
@@ -107,7 +107,7 @@ class GroupedQueryAttention(Attention):
         sizes = config.attention
         super().__init__(config, sizes.head_dim)
         self.groups, self.width = sizes.key_value_heads, sizes.head_dim
-        self.scale = self.width**-0.5
+        self.scale = self.width**-0.5 * yarn_attention_scale(sizes.rope_scaling)
         self.q_proj = Linear(config.hidden_size, self.heads * self.width, sizes.attention_bias)
         self.k_proj = Linear(config.hidden_size, self.groups * self.width, sizes.attention_bias)
         self.v_proj = Linear(config.hidden_size, self.groups * self.width, sizes.attention_bias)
@@ -181,7 +181,7 @@ class LatentAttention(Attention):
 
     def absorbed(self, queries: Tensor, rows: Tensor, gathers: bool = False) -> Reader:
         """q̃ = W_ukᵀ q against the latent itself; W_uv is applied to what was read."""
-        up_k, up_v = self.kv_b_proj.weight.unflatten(0, (self.heads, -1)).split([self.nope, self.value], dim=1)
+        up_k, up_v = dense(self.kv_b_proj.weight).unflatten(0, (self.heads, -1)).split([self.nope, self.value], dim=1)
         q_nope, q_pe = queries.split([self.nope, self.rope], dim=-1)
         q = torch.cat([torch.einsum("slhn,hnr->slhr", q_nope, up_k), q_pe], dim=-1)
         shared = rows[:, :, None]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fourfold.config import MemoryConfig, ModelConfig
 from fourfold.model.inputs import TEXT, Context
-from fourfold.model.state import Fields, Rows
+from fourfold.model.state import Fields, LayerState
 from fourfold.ops.linear import Linear
 from fourfold.ops.norm import rms_norm
 from fourfold.weights.stores import ResidentStore, Store
@@ -99,7 +99,7 @@ class Engram(nn.Module):
         """How many earlier tokens the convolution looks back on: kernel 4, dilated by the longest n-gram."""
         return (self.memory.engram_kernel_size - 1) * self.memory.max_ngram
 
-    def forward(self, streams: Tensor, classes: Tensor, context: Context, state: Rows | None = None) -> Tensor:
+    def forward(self, streams: Tensor, classes: Tensor, context: Context, state: LayerState | None = None) -> Tensor:
         """streams [N, n, d]; classes [S, K]: the history's compressed tokens. Returns Y [N, n, d], zero outside text."""
         batch = context.batch
         back = min(self.reach, int(context.past.max()))

@@ -104,25 +104,37 @@ class Context:
     rotary: dict[str, tuple[Tensor, Tensor]]
     sparse: bool = True
     trace: Trace | None = None
+    _last: tuple[slice, Tensor] | None = None
 
     @cached_property
     def queries(self) -> Tensor:
         """[S, L]: each query's place in its sequence (places behind a shorter chunk repeat the pattern and are discarded)."""
         return self.past[:, None] + torch.arange(self.batch.longest, device=self.past.device)
 
-    @cached_property
-    def visible(self) -> Tensor | None:
-        """[S, L, K] bool: keys that are not later, exist, and belong to the query's document. None when all are."""
-        keys = torch.arange(self.history.tokens.shape[1], device=self.past.device)
-        within = self.queries[..., None] >= keys
-        documents = self.history.documents
-        own = documents.gather(1, self.queries.clamp(max=documents.shape[1] - 1))
-        within &= own[..., None] == documents[:, None]
-        within &= (keys < self.history.lengths[:, None])[:, None]
-        return None if bool(within.all()) else within
+    def visible(self, queries: slice) -> Tensor | None:
+        """[S, C, K] bool for some of the queries: keys that are not later, exist, and belong to the same document. None for all.
 
-    def visible_part(self, queries: slice) -> Tensor | None:
-        return None if self.visible is None else self.visible[:, queries]
+        Made a chunk at a time, since the whole would be larger than what is attended to; the last one is kept for the next layer.
+        """
+        if self._sees_all:
+            return None
+        if self._last is None or self._last[0] != queries:
+            self._last = queries, self._visible(queries)
+        return self._last[1]
+
+    def _visible(self, queries: slice) -> Tensor:
+        documents, places = self.history.documents, self.queries[:, queries]
+        keys = torch.arange(documents.shape[1], device=documents.device)
+        own = documents.gather(1, places.clamp(max=documents.shape[1] - 1))
+        within = (places[..., None] >= keys) & (own[..., None] == documents[:, None])
+        return within & (keys < self.history.lengths[:, None])[:, None]
+
+    @cached_property
+    def _sees_all(self) -> bool:
+        """A single new token each, in sequences of one length and one document: decoding, most of the time."""
+        documents = self.history.documents
+        even = bool((self.history.lengths == documents.shape[1]).all())
+        return self.batch.longest == 1 and even and bool((documents == documents[:, -1:]).all())
 
     @property
     def layer_trace(self) -> LayerTrace | None:

@@ -7,7 +7,7 @@ from fourfold.model.attention import build_attention
 from fourfold.model.engram import Engram
 from fourfold.model.experts import build_feed_forward
 from fourfold.model.inputs import Context
-from fourfold.model.state import Fields, LayerRows
+from fourfold.model.state import Fields, LayerStates
 from fourfold.model.streams import build_site
 from fourfold.model.trace import LayerTrace
 from fourfold.ops.norm import RMSNorm
@@ -32,7 +32,7 @@ class Layer(nn.Module):
         own = {"attention": self.attention.fields()}
         return own if self.engram is None else own | {"engram": self.engram.fields()}
 
-    def forward(self, streams: Tensor, classes: Tensor | None, context: Context, states: LayerRows | None = None) -> Tensor:
+    def forward(self, streams: Tensor, classes: Tensor | None, context: Context, states: LayerStates | None = None) -> Tensor:
         """streams [N, n, d]; classes [S, K]: compressed tokens of the history, for Engram."""
         states = states or {}
         if context.trace is not None:

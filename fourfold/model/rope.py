@@ -38,10 +38,10 @@ def _llama3(plain: Tensor, dim: int, theta: float, scaling: RopeScaling) -> Tens
 
 
 def yarn_attention_scale(scaling: RopeScaling | None) -> float:
-    """m², the factor on the softmax scale in V2, V3 and V3.2: m = 0.1 · mscale_all_dim · ln(factor) + 1."""
-    if scaling is None or scaling.type != "yarn" or scaling.factor <= 1 or not scaling.mscale_all_dim:
+    """m², the factor on the softmax scale in V2, V3 and V3.2: m = 0.1 · mscale_all_dim · ln(factor) + 1 (√t of YaRN, squared)."""
+    if scaling is None or scaling.type != "yarn" or scaling.factor <= 1:
         return 1.0
-    return (0.1 * scaling.mscale_all_dim * math.log(scaling.factor) + 1.0) ** 2
+    return _m(scaling.factor, scaling.mscale_all_dim) ** 2
 
 
 def yarn_table_scale(scaling: RopeScaling | None) -> float:
@@ -62,9 +62,9 @@ def tables(positions: Tensor, inverse: Tensor, scale: float = 1.0) -> tuple[Tens
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
-    """Turn x [N, ..., dim] by its token's angles. Pairs are (2j, 2j+1) when interleaved, else (j, j + dim/2)."""
+    """Turn x [N, ..., dim] by its token's angles, in fp32. Pairs are (2j, 2j+1) when interleaved, else (j, j + dim/2)."""
     shape = (cos.shape[0],) + (1,) * (x.dim() - 2) + (cos.shape[1],)
-    cos, sin = cos.view(shape).to(x.dtype), sin.view(shape).to(x.dtype)
+    cos, sin = cos.view(shape), sin.view(shape)
     first, second = (x[..., 0::2], x[..., 1::2]) if interleaved else x.chunk(2, dim=-1)
-    turned = first * cos - second * sin, first * sin + second * cos
+    turned = (first * cos - second * sin).to(x.dtype), (first * sin + second * cos).to(x.dtype)
     return torch.stack(turned, dim=-1).flatten(-2) if interleaved else torch.cat(turned, dim=-1)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fourfold.config import ModelConfig
 from fourfold.model.inputs import Context
 from fourfold.model.rope import rotate
-from fourfold.model.state import Fields, Rows
+from fourfold.model.state import Fields, LayerState
 from fourfold.ops.linear import Linear
 from fourfold.ops.topk import newest_topk
 
@@ -73,7 +73,7 @@ class Indexer(nn.Module):
         return {"index_key": ((self.width,), None)}
 
     def forward(
-        self, x: Tensor, query_input: Tensor, context: Context, state: Rows | None, everything: bool
+        self, x: Tensor, query_input: Tensor, context: Context, state: LayerState | None, everything: bool
     ) -> Iterator[Selection]:
         """x [N, d]; query_input [N, q_lora_rank or d]: the query latent where there is one, else x.
 
@@ -88,7 +88,7 @@ class Indexer(nn.Module):
         queries, weights = (batch.pad(y) for y in self.queries(x, query_input, context))
         keys = state.read("index_key") if state is not None else batch.pad(self.keys(x, context))
         for part in chunks(batch.longest, queries.shape[0] * keys.shape[1] * self.heads):
-            scores, visible = self.scores(queries[:, part], keys, weights[:, part]), context.visible_part(part)
+            scores, visible = self.scores(queries[:, part], keys, weights[:, part]), context.visible(part)
             selection = Selection(part) if everything else self.choose(part, scores.detach(), visible)
             if context.trace is not None:
                 context.layer_trace.extend("index_scores", scores)

@@ -40,6 +40,9 @@ class LayerState(Protocol):
     def restore(self, sequence: int, page: bytes) -> None:
         """Append a snapshot to a sequence."""
 
+    def bytes_per_token(self) -> int:
+        """What one more token of one sequence costs."""
+
 
 class Rows:
     """Append-only rows of S sequences in buffers [S, capacity, ...] that grow by half."""
@@ -102,7 +105,7 @@ class Rows:
 INPUT_FIELDS: Fields = {"tokens": ((), torch.long), "documents": ((), torch.long), "modality": ((), torch.uint8)}
 
 
-LayerRows = dict[str, Rows]  # a layer's states: "attention", and "engram" where it has one
+LayerStates = dict[str, LayerState]  # a layer's states: "attention", and "engram" where it has one
 
 
 class Cache:
@@ -110,7 +113,7 @@ class Cache:
 
     def __init__(self, layers: list[dict[str, Fields]], sequences: int, dtype: torch.dtype, device: torch.device) -> None:
         self.inputs = Rows(INPUT_FIELDS, sequences, torch.long, device)
-        self.layers: list[LayerRows] = [
+        self.layers: list[LayerStates] = [
             {name: Rows(fields, sequences, dtype, device) for name, fields in layer.items()} for layer in layers
         ]
 
@@ -119,7 +122,7 @@ class Cache:
         """Tokens that each sequence has been given."""
         return list(self.inputs.lengths)
 
-    def states(self) -> list[Rows]:
+    def states(self) -> list[LayerState]:
         return [self.inputs, *(rows for layer in self.layers for rows in layer.values())]
 
     def truncate(self, lengths: int | Sequence[int]) -> None:

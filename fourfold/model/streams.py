@@ -28,15 +28,16 @@ class HyperConnections(nn.Module):
     """One site (attention or feed-forward) of hyper-connections with n streams.
 
     `mhc` in the released V4 parametrisation (2512.24880, equations 7-9): fn [(2+n)n, n·d], base and scale in fp32, in the order
-    pre, post, comb; comb[source, target] is nearly doubly stochastic. `hc` (2409.19606, equation 10) is the same without
-    constraint: tanh of the projections around the static weights.
+    pre, post, comb; comb[source, target] is nearly doubly stochastic. `hc` is unconstrained (2409.19606, in the notation of
+    2512.24880, equation 5): fn [2+n, d] looks at each stream by itself, and tanh bounds what it adds to the static weights.
     """
 
     def __init__(self, hidden: int, config: StreamsConfig, eps: float, site: int) -> None:
         super().__init__()
         n = config.hc_mult
         self.config, self.eps, self.site = config, eps, site
-        self.fn = nn.Parameter(torch.empty((2 + n) * n, n * hidden))
+        self.constrained = config.hc_kind == "mhc"
+        self.fn = nn.Parameter(torch.empty((2 + n) * n, n * hidden) if self.constrained else torch.empty(2 + n, hidden))
         self.base = nn.Parameter(torch.empty((2 + n) * n))
         self.scale = nn.Parameter(torch.empty(3))
 
@@ -47,7 +48,7 @@ class HyperConnections(nn.Module):
         """
         n = self.config.hc_mult
         own = torch.eye(n)[self.site % n]
-        if self.config.hc_kind == "mhc":  # through σ, 2σ and Sinkhorn: pre 0.62 or 0.12, post 1, comb diagonal about 0.7
+        if self.constrained:  # through σ, 2σ and Sinkhorn: pre 0.62 or 0.12, post 1, comb diagonal about 0.7
             static = [-2.0 + 2.5 * own, torch.zeros(n), 2.0 * torch.eye(n).flatten()]
         else:
             static = [own, torch.ones(n), torch.eye(n).flatten()]
@@ -58,15 +59,24 @@ class HyperConnections(nn.Module):
     def weights(self, streams: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """pre [N, n], post [N, n], comb [N, n, n] (source, target), fp32."""
         n, config = self.config.hc_mult, self.config
-        mixes = mix_weights(streams, self.fn.float(), self.eps).split([n, n, n * n], dim=-1)
+        mixes = self.constrained_mixes(streams) if self.constrained else self.free_mixes(streams)
         bases = self.base.float().split([n, n, n * n])
-        scale = self.scale.float()
-        if config.hc_kind == "hc":
-            pre, post, comb = (m.tanh() * s + b for m, s, b in zip(mixes, scale, bases, strict=True))
-            return pre, post, comb.unflatten(-1, (n, n))
-        pre, post, comb = (m * s + b for m, s, b in zip(mixes, scale, bases, strict=True))
-        mixing = sinkhorn(comb.unflatten(-1, (n, n)), config.hc_sinkhorn_iters, config.hc_eps)
+        pre, post, comb = (m * s + b for m, s, b in zip(mixes, self.scale.float(), bases, strict=True))
+        comb = comb.unflatten(-1, (n, n))
+        if not self.constrained:
+            return pre, post, comb
+        mixing = sinkhorn(comb, config.hc_sinkhorn_iters, config.hc_eps)
         return pre.sigmoid() + config.hc_eps, 2 * post.sigmoid(), mixing
+
+    def constrained_mixes(self, streams: Tensor) -> list[Tensor]:
+        """Projections of all streams together, for pre, post and comb."""
+        n = self.config.hc_mult
+        return list(mix_weights(streams, self.fn.float(), self.eps).split([n, n, n * n], dim=-1))
+
+    def free_mixes(self, streams: Tensor) -> list[Tensor]:
+        """tanh of each stream's own projections: one for pre, one for post, one to every target."""
+        each = mix_weights(streams.flatten(0, 1)[:, None], self.fn.float(), self.eps).tanh().unflatten(0, streams.shape[:2])
+        return [each[..., 0], each[..., 1], each[..., 2:].flatten(1)]
 
     def read(self, streams: Tensor, context: Context) -> tuple[Tensor, Mix]:
         """y = Σ_k pre_k X_k [N, d], and what `write` needs."""
@@ -77,8 +87,10 @@ class HyperConnections(nn.Module):
 
     def write(self, streams: Tensor, out: Tensor, mix: Mix) -> Tensor:
         """X'_k = post_k F + Σ_j comb[j, k] X_j."""
-        post, comb = (m.to(out.dtype) for m in mix)
-        return torch.baddbmm(post[:, :, None] * out[:, None], comb.transpose(1, 2), streams)
+        assert mix is not None
+        post, comb = mix
+        mixed = torch.baddbmm(post[:, :, None] * out[:, None].float(), comb.transpose(1, 2), streams.float())
+        return mixed.to(streams.dtype)
 
 
 class Collapse(nn.Module):
@@ -111,8 +123,8 @@ class Collapse(nn.Module):
 
 
 def weighted_sum(weights: Tensor, streams: Tensor) -> Tensor:
-    """Σ_k w_k X_k: weights [N, n], streams [N, n, d] -> [N, d]."""
-    return torch.bmm(weights.to(streams.dtype)[:, None], streams)[:, 0]
+    """Σ_k w_k X_k in fp32: weights [N, n], streams [N, n, d] -> [N, d]. Rounded weights would no longer sum to one."""
+    return torch.bmm(weights[:, None], streams.float())[:, 0].to(streams.dtype)
 
 
 def build_site(hidden: int, config: StreamsConfig | None, eps: float, site: int) -> PlainResidual | HyperConnections:

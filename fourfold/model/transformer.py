@@ -44,7 +44,8 @@ class TrainOutput:
 class Transformer(nn.Module):
     """A causal language model as its config describes it.
 
-    `token_classes` [vocab_size] int64: Engram's tokenizer compression; by default every token is its own class.
+    `token_classes` [vocab_size] int64: Engram's tokenizer compression; by default every token is its own class. The weights are
+    not set: call `init_weights`, or load a checkpoint.
     """
 
     def __init__(self, config: ModelConfig, token_classes: Tensor | None = None) -> None:
@@ -124,6 +125,8 @@ class Transformer(nn.Module):
 
     def context(self, batch: Batch, cache: Cache | None, trace: Trace | None, selection: str) -> Context:
         """Notes the batch in the cache and works out what the layers share."""
+        if selection not in ("sparse", "dense"):
+            raise ValueError(f"selection is {selection!r}; choose sparse or dense")
         device = batch.tokens.device
         if not batch.longest:
             raise ValueError("the batch has no tokens")
@@ -165,7 +168,7 @@ class Transformer(nn.Module):
 
     @staticmethod
     def keep_fp32(name: str) -> bool:
-        """Tensors that stay in fp32 in a bf16 model: routers, stream mixing, the indexer's head weights."""
+        """Tensors that stay in fp32 in a bf16 model: routers and stream mixing."""
         parts = name.split(".")
         return "router" in parts or any(p.endswith("_site") or p == "collapse" for p in parts)
 

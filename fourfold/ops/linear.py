@@ -6,11 +6,16 @@ from torch import Tensor, nn
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`x` [..., i] times `weight` [o, i] -> [..., o]. A packed weight brings its own `matmul(x)`."""
+    """`x` [..., i] times `weight` [o, i] -> [..., o]. A packed weight brings `matmul(x)` and `dense()`, as `dense` below."""
     if isinstance(weight, Tensor):
         return F.linear(x, weight, bias)
     product = weight.matmul(x)
     return product if bias is None else product + bias
+
+
+def dense(weight: Tensor) -> Tensor:
+    """The plain [o, i] of a weight, for where it is no plain product (latent attention's absorbed form)."""
+    return weight if isinstance(weight, Tensor) else weight.dense()
 
 
 class Linear(nn.Module):

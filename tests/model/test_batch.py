@@ -59,12 +59,13 @@ def test_visible_is_causal_and_within_a_document_and_what_exists() -> None:
     model.context(fed, cache, None, "sparse")
     context = model.context(Batch.ragged([torch.arange(1), torch.arange(2)], past=[3, 1]), cache, None, "sparse")
     assert context.history.lengths.tolist() == [4, 3]
-    assert context.visible[0, 0].tolist() == [True] * 4
-    assert context.visible[1].tolist() == [[True, True, False, False], [True, True, True, False]]
+    visible = context.visible(slice(0, 3))
+    assert visible[0, 0].tolist() == [True] * 4
+    assert visible[1].tolist() == [[True, True, False, False], [True, True, True, False]]
 
 
 @pytest.mark.parametrize("length", [1, 5])
 def test_a_single_step_that_sees_all_needs_no_mask(length: int) -> None:
     model, cache = build(multi_head()), None
     context = model.context(Batch.from_tokens(random_tokens(2, length)), cache, None, "sparse")
-    assert (context.visible is None) is (length == 1)
+    assert (context.visible(slice(0, length)) is None) is (length == 1)

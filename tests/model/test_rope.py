@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fourfold.config import RopeScaling
+from fourfold.model.attention import GroupedQueryAttention
 from fourfold.model.rope import frequencies, rotate, tables, yarn_attention_scale, yarn_table_scale
 from fourfold.presets import preset
 from tests.compare import assert_close
@@ -124,3 +125,10 @@ def test_low_precision_keeps_its_format() -> None:
     low = rotate(x.bfloat16(), *tabs, True)
     assert low.dtype == torch.bfloat16
     assert_close(low, rotate(x, *tabs, True))
+
+
+def test_yarn_sharpens_grouped_attention_too() -> None:
+    """The published temperature: q and k each times 0.1 ln s + 1, which is m² on their product."""
+    scaling = RopeScaling(factor=40, original_max_position_embeddings=4096)
+    config = preset("v1-67b").but(hidden_size=64, attention=preset("v1-67b").attention.but(rope_scaling=scaling))
+    assert GroupedQueryAttention(config).scale == pytest.approx(128**-0.5 * (0.1 * math.log(40) + 1) ** 2)

@@ -80,8 +80,9 @@ def test_hc_is_the_unconstrained_form(n: int) -> None:
     fn, base_, scale = parameters(made)
     for token in range(5):
         x, f = streams[token].double().numpy(), out[token].double().numpy()
-        m = np.tanh(mixes(fn, x)) * np.repeat(scale, [n, n, n * n]) + base_
-        c = m[2 * n :].reshape(n, n)
+        own = np.tanh([mixes(fn, stream) for stream in x])  # [n, 2 + n]: each stream by itself
+        m = np.concatenate([own[:, 0], own[:, 1], own[:, 2:].reshape(-1)]) * np.repeat(scale, [n, n, n * n]) + base_
+        c = m[2 * n :].reshape(n, n)  # source, target
         assert_close(y[token], torch.tensor(sum(m[k] * x[k] for k in range(n))), "read")
         expected = np.stack([m[n + k] * f + sum(c[j, k] * x[j] for j in range(n)) for k in range(n)])
         assert_close(written[token], torch.tensor(expected), "written")
