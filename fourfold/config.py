@@ -167,7 +167,7 @@ class MemoryConfig(Part):
     engram_heads: PositiveInt = 8
     engram_kernel_size: PositiveInt = 4
     engram_seed: int = 0
-    engram_pad_id: int = Field(0, ge=0)
+    engram_pad_id: int = Field(0, ge=0)  # a class of the compressed vocabulary, not a token
     engram_compressed_vocab_size: PositiveInt | None = None  # None: the vocabulary is not compressed
 
     @property

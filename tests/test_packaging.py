@@ -37,7 +37,7 @@ def test_wheel_runs_with_what_it_carries(tmp_path: Path) -> None:
         content.extractall(tmp_path / "site")
     metadata = next((tmp_path / "site").glob("*.dist-info/METADATA")).read_text()
     assert "Requires-Python: >=3.11" in metadata and "License-Expression: Apache-2.0" in metadata
-    ask = "import fourfold; from fourfold.formats import names; print(fourfold.__file__, *names())"
+    ask = "import fourfold; from fourfold.formats import names; fourfold.load('nano'); print(fourfold.__file__, *names())"
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "site"), "FOURFOLD_HOME": str(tmp_path / "home")}
     command = [sys.executable, "-c", ask]
     said = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout.split()

@@ -1,5 +1,6 @@
 """`fourfold chat MODEL`: a conversation in the terminal, or through a pipe, a line for each message."""
 
+import re
 import sys
 from collections.abc import Iterator
 from typing import Annotated
@@ -36,7 +37,7 @@ def chat(
             return
         if line == "/reset":
             talk.reset()
-        elif line.startswith("/"):
+        elif re.fullmatch(r"/[^/\s]*", line):  # a lone word is a mistyped command, not a path or a question
             print(HELP, file=sys.stderr)
         elif line:
             try:

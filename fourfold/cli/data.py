@@ -25,9 +25,10 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Splits, sources, licences, documents, bytes and tokens of a corpus, its files checked against their sha256."""
-    from fourfold.data.corpus import Corpus, available
+    from fourfold.data.corpus import Corpus
+    from fourfold.paths import available
 
-    corpora = [Corpus.open(name) for name in names or available()]
+    corpora = [Corpus.open(name) for name in names or available("corpora")]
     for corpus in corpora:
         for split in corpus.splits:
             for file in corpus.files(split):
@@ -77,7 +78,7 @@ def build(
     if repeats:
         typer.echo(f"{repeats} exact repeats left out", err=True)
     if "held_out" not in splits:
-        typer.echo("nothing is held out: the corpus has a single document", err=True)
+        typer.echo("nothing is held out, so a run on it has no held-out loss: give several files, or JSON lines", err=True)
     typer.echo(json.dumps({**about, "folder": str(out)}, ensure_ascii=False) if as_json else _describe(out, about))
 
 

@@ -20,7 +20,6 @@ from fourfold.data.progress import progress
 from fourfold.errors import DataError
 from fourfold.text.tokenizer import Tokenizer
 
-SPLITS = ("train", "held_out")
 SHARD_BYTES = 90_000_000  # of text; about a third of that compressed, so that a file stays under 40 MB
 SCHEMA = pa.schema([("id", pa.string()), ("source", pa.string()), ("text", pa.string()), ("messages", pa.string())])
 
@@ -45,7 +44,7 @@ class Corpus:
             return cls(folder, json.loads(file.read_text("utf-8")))
         except FileNotFoundError as error:
             raise DataError(f"{folder}: is not a corpus (no corpus.json); make one with `fourfold data build`") from error
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DataError(f"{file}: is damaged; build or copy the corpus again") from error
 
     def files(self, split: str) -> list[Path]:
@@ -118,7 +117,7 @@ def split_documents(documents: Iterable[Document], share: float = 0.03) -> tuple
     kept: list[Document] = []
     repeats = 0
     for document in documents:
-        digest = hashlib.sha256(document.text.encode("utf-8", "replace")).digest()
+        digest = hashlib.sha256(document.text.encode()).digest()
         repeats += digest in seen
         if digest not in seen:
             seen.add(digest)
@@ -133,12 +132,6 @@ def split_documents(documents: Iterable[Document], share: float = 0.03) -> tuple
         chosen = set()
     splits = {"train": [d for d in kept if d.id not in chosen], "held_out": [d for d in kept if d.id in chosen]}
     return {split: documents for split, documents in splits.items() if documents}, repeats
-
-
-def available() -> list[Path]:
-    """The folders of the corpora under $FOURFOLD_HOME/corpora and among the bundled ones."""
-    places = [place for place in (paths.home() / "corpora", paths.bundled("corpora")) if place and place.is_dir()]
-    return [file.parent for place in places for file in sorted(place.glob("*/corpus.json"))]
 
 
 def file_checksum(path: Path) -> str:

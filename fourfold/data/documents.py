@@ -9,19 +9,25 @@ from pathlib import Path
 
 from fourfold.errors import DataError
 from fourfold.text.chat import check, render
-from fourfold.text.tokenizer import Tokenizer
+from fourfold.text.tokenizer import Tokenizer, sound
 
 SUFFIXES = (".txt", ".md", ".py", ".jsonl")
 
 
 @dataclass(frozen=True)
 class Document:
-    """One text, or one chat (then `messages` is set and `text` is what was said, a turn a line)."""
+    """One text, or one chat (then `messages` is set and `text` is what was said, a turn a line); always sound UTF-8."""
 
     id: str
     source: str
     text: str
     messages: list[dict] | None = None
+
+    def __post_init__(self) -> None:
+        for field in ("id", "source", "text"):
+            object.__setattr__(self, field, sound(getattr(self, field)))
+        if self.messages is not None:
+            object.__setattr__(self, "messages", json.loads(sound(json.dumps(self.messages, ensure_ascii=False))))
 
     @classmethod
     def chat(cls, id: str, source: str, messages: list[dict]) -> "Document":
@@ -30,7 +36,7 @@ class Document:
     @property
     def size(self) -> int:
         """Bytes of UTF-8."""
-        return len(self.text.encode("utf-8", "replace"))
+        return len(self.text.encode())
 
 
 def encode_documents(documents: Iterable[Document], tokenizer: Tokenizer, at_once: int = 256) -> Iterator[list[int]]:
@@ -48,7 +54,7 @@ def encode_documents(documents: Iterable[Document], tokenizer: Tokenizer, at_onc
 
 def unit(key: str) -> float:
     """A number in [0, 1) that depends on `key` alone, on every machine."""
-    return int.from_bytes(hashlib.sha256(key.encode("utf-8", "replace")).digest()[:8], "big") / 2**64
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
 
 
 def read_documents(places: Iterable[str], limit: int | None = None) -> Iterator[Document]:
@@ -58,8 +64,10 @@ def read_documents(places: Iterable[str], limit: int | None = None) -> Iterator[
     not UTF-8, or JSON lines without `text` or `messages`.
     """
     for place in places:
-        if str(place).startswith("hub:"):
-            yield from islice(_hub(str(place)[4:]), limit)
+        if place in ("", "hub:") or place.startswith("hub::"):
+            raise DataError(f"--from: {place!r} names nothing; give a file, a folder or hub:NAME")
+        if place.startswith("hub:"):
+            yield from islice(_hub(place[4:]), limit)
         else:
             yield from islice(_files(Path(place)), limit)
 
@@ -120,10 +128,11 @@ def _json_lines(file: Path, name: str) -> Iterator[Document]:
 
 def _from_json(line: str, place: str, id: str, source: str) -> Document:
     try:
-        row = json.loads(line)
+        return _from_row(json.loads(line), place, id, source)
     except json.JSONDecodeError as error:
         raise DataError(f"{place}: is not JSON ({error.msg} at column {error.colno}); write one object a line") from error
-    return _from_row(row, place, id, source)
+    except (ValueError, RecursionError) as error:  # Python's own limits: digits of a number, depth
+        raise DataError(f"{place}: cannot be read as JSON ({str(error).split(';')[0]}); write one plain object a line") from error
 
 
 def _from_row(row: object, place: str, id: str, source: str) -> Document:
@@ -145,15 +154,14 @@ def _hub(name: str) -> Iterator[Document]:
     except ImportError as error:
         raise DataError(f"hub:{name}: needs the package `datasets`; pip install datasets") from error
     dataset, _, config = name.partition(":")
-    number = 0
+    number = -1
     try:
-        for row in load_dataset(dataset, config or None, split="train", streaming=True):
+        for number, row in enumerate(load_dataset(dataset, config or None, split="train", streaming=True)):
             yield _from_row(row, f"hub:{name} row {number}", f"{name}:{number}", name)
-            number += 1
     except DataError:
         raise
     except Exception as error:  # the Hub and its network have many errors of their own
         reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
         raise DataError(f"hub:{name}: cannot be read ({reason}); check the name and the network, or give files") from error
-    if number == 0:
+    if number < 0:
         raise DataError(f"hub:{name}: its train split is empty; choose another data set")

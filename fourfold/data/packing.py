@@ -54,7 +54,7 @@ class PackedTokens:
         return self.take([self.row_at(first + i) for i in range(batch_size)])
 
     def take(self, rows: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """The rows of these numbers, as `batch` gives them (in stream order: what evaluation walks through)."""
+        """The rows of these numbers, as `batch` gives them."""
         at = np.asarray(rows, np.int64)[:, None] * self.width + np.arange(self.width)
         tokens = np.asarray(self.tokens[at % len(self.tokens)], np.int64)  # the last row is filled up from the stream's start
         documents = at[:, :1] + np.cumsum(tokens == self.bos, axis=1)

@@ -10,7 +10,7 @@ import torch
 from fourfold.errors import CheckpointError
 from fourfold.formats.ours import read_json
 from fourfold.model.transformer import Transformer
-from fourfold.paths import bundled, find, home
+from fourfold.paths import available, find
 from fourfold.text.tokenizer import Tokenizer
 
 # model_type of config.json -> the module whose `load(folder, dtype, device, mapped)` reads it
@@ -52,8 +52,7 @@ def locate(name_or_folder: str | os.PathLike, allow_hub: bool = False) -> Path:
 
 def names() -> list[str]:
     """The models found without a path: those under `$FOURFOLD_HOME/models` and the bundled ones."""
-    shelves = [home() / "models", bundled("models")]
-    return sorted({config.parent.name for shelf in shelves if shelf is not None for config in shelf.glob("*/config.json")})
+    return sorted({folder.name for folder in available("models")})
 
 
 def _reader(folder: Path) -> Callable[..., Transformer]:

@@ -77,15 +77,15 @@ def load(
     """The model of a folder, in evaluation mode; never more than it and one tensor in memory.
 
     `dtype` casts floating tensors (None: as stored); `mapped` leaves Engram's tables on disk, read row by row.
-    Raises CheckpointError in one line for anything missing, truncated, left over or misshapen.
+    Raises CheckpointError in one line for anything missing, truncated, left over or misshapen, ConfigError for a dtype or device.
     """
-    folder, wanted = Path(folder), parse_dtype(dtype)
+    folder, wanted, place = Path(folder), parse_dtype(dtype), parse_device(device)
     model = _skeleton(folder)
     stored = _stored_tensors(folder)
     _check(folder, model.state_dict(), stored)
     if mapped:
         _map_tables(model, stored)
-    _fill(model, stored, wanted, torch.device(device or "cpu"))
+    _fill(model, stored, wanted, place)
     return model.eval()
 
 
@@ -97,7 +97,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: missing; name a folder that holds a whole checkpoint") from None
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not valid JSON ({error}); copy the checkpoint again") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: must hold one JSON object, not a {type(content).__name__}; copy it again")
@@ -121,6 +121,15 @@ def parse_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     if dtype not in DTYPES:
         raise ConfigError(f"dtype: {dtype} is not a weight format; choose one of {', '.join(DTYPES)}")
     return DTYPES[dtype]
+
+
+def parse_device(device: str | torch.device | None) -> torch.device:
+    """A device that this machine has; None is the CPU."""
+    try:
+        return torch.empty(0, device="cpu" if device is None else device).device
+    except (RuntimeError, AssertionError) as error:  # torch says either
+        reason = (str(error).splitlines() or ["unknown"])[0].rstrip(".")
+        raise ConfigError(f"device: {device} is not to be had here ({reason}); leave it out, or give cpu") from None
 
 
 def _skeleton(folder: Path) -> Transformer:

@@ -27,7 +27,7 @@ class Attention(nn.Module):
         super().__init__()
         sizes = config.attention
         self.heads, self.scale, self.interleaved = sizes.num_attention_heads, 1.0, sizes.interleaved
-        self.o_proj = Linear(self.heads * value_dim, config.hidden_size)
+        self.o_proj = Linear(self.heads * value_dim, config.hidden_size, sizes.attention_bias)
         self.indexer = Indexer(config) if config.selection is not None else None
 
     def fields(self) -> Fields:
@@ -155,8 +155,12 @@ class LatentAttention(Attention):
 
     def project(self, x: Tensor, context: Context) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """Queries [N, H, nope + rope], the latent rows [N, rank + rope], and the indexer's query input."""
-        query_input = self.q_a_layernorm(self.q_a_proj(x)) if self.compressed_query else x
-        q = (self.q_b_proj if self.compressed_query else self.q_proj)(query_input).unflatten(-1, (self.heads, -1))
+        if self.compressed_query:
+            query_input = self.q_a_layernorm(self.q_a_proj(x))
+            q = self.q_b_proj(query_input).unflatten(-1, (self.heads, -1))
+        else:
+            query_input = x
+            q = self.q_proj(x).unflatten(-1, (self.heads, -1))
         q_nope, q_pe = q.split([self.nope, self.rope], dim=-1)
         latent, k_pe = self.kv_a_proj(x).split([self.rank, self.rope], dim=-1)
         q_pe, k_pe = (rotate(y, *context.rotary["attention"], self.interleaved) for y in (q_pe, k_pe))
@@ -167,24 +171,27 @@ class LatentAttention(Attention):
         )
 
     def reader(self, queries: Tensor, rows: dict[str, Tensor], gathers: bool) -> Reader:
-        """Expanding costs rank · (nope + value) per key, absorbing 2 · rank - nope - value more per query and key."""
+        """Expanding costs rank · (nope + value) per key, absorbing 2 · rank - nope - value more per query and key.
+
+        So few queries are absorbed (up to 170 at V3's sizes), and all where the latent is no wider than what it expands to.
+        """
         expansion, excess = self.rank * (self.nope + self.value), 2 * self.rank - self.nope - self.value
         absorbed = gathers or queries.shape[1] * excess < expansion
         return (self.absorbed if absorbed else self.expanded)(queries, rows["latent"], gathers)
 
-    def expanded(self, queries: Tensor, rows: Tensor, gathers: bool = False) -> Reader:
+    def expanded(self, queries: Tensor, latent_rows: Tensor, gathers: bool = False) -> Reader:
         """Keys and values of every head from the latent rows [S, K, rank + rope]."""
-        latent, k_pe = rows.split([self.rank, self.rope], dim=-1)
+        latent, k_pe = latent_rows.split([self.rank, self.rope], dim=-1)
         k_nope, v = self.kv_b_proj(latent).unflatten(-1, (self.heads, -1)).split([self.nope, self.value], dim=-1)
         k = torch.cat([k_nope, k_pe[:, :, None].expand(-1, -1, self.heads, -1)], dim=-1)
         return Reader(queries, k, v, self.scale, gathers)
 
-    def absorbed(self, queries: Tensor, rows: Tensor, gathers: bool = False) -> Reader:
+    def absorbed(self, queries: Tensor, latent_rows: Tensor, gathers: bool = False) -> Reader:
         """q̃ = W_ukᵀ q against the latent itself; W_uv is applied to what was read."""
         up_k, up_v = dense(self.kv_b_proj.weight).unflatten(0, (self.heads, -1)).split([self.nope, self.value], dim=1)
         q_nope, q_pe = queries.split([self.nope, self.rope], dim=-1)
         q = torch.cat([torch.einsum("slhn,hnr->slhr", q_nope, up_k), q_pe], dim=-1)
-        shared = rows[:, :, None]
+        shared = latent_rows[:, :, None]
         values = shared[..., : self.rank]
         return Reader(q, shared, values, self.scale, gathers, lambda out: torch.einsum("slhr,hvr->slhv", out, up_v))
 

@@ -31,6 +31,8 @@ class Batch:
 
         Positions restart at each document (documents [B, T], constant over consecutive tokens of one).
         """
+        if documents is not None and past is not None:
+            raise ValueError("documents restart positions and past moves them; build the Batch itself to continue packed rows")
         rows, length = tokens.shape
         place = torch.arange(length, device=tokens.device).expand(rows, length)
         if documents is None:
@@ -126,8 +128,7 @@ class Context:
         documents, places = self.history.documents, self.queries[:, queries]
         keys = torch.arange(documents.shape[1], device=documents.device)
         own = documents.gather(1, places.clamp(max=documents.shape[1] - 1))
-        within = (places[..., None] >= keys) & (own[..., None] == documents[:, None])
-        return within & (keys < self.history.lengths[:, None])[:, None]
+        return (places[..., None] >= keys) & (own[..., None] == documents[:, None])
 
     @cached_property
     def _sees_all(self) -> bool:

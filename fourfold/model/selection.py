@@ -77,8 +77,8 @@ class Indexer(nn.Module):
     ) -> Iterator[Selection]:
         """x [N, d]; query_input [N, q_lora_rank or d]: the query latent where there is one, else x.
 
-        `state` holds the chunk's index keys already when given. `everything`: choose nothing; scores are then worked out only
-        for a trace that wants to compare them with the attention.
+        When `state` is given, the attention has appended this chunk's index keys to it. `everything`: choose nothing, as in dense
+        mode; scores are then worked out only for a trace that wants to compare them with the attention.
         """
         batch = context.batch
         everything = everything or context.history.tokens.shape[1] <= self.topk

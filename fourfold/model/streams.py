@@ -11,7 +11,7 @@ from fourfold.model.inputs import Context
 from fourfold.ops.mixing import mix_weights
 from fourfold.ops.sinkhorn import sinkhorn
 
-Mix = tuple[Tensor, Tensor] | None
+Mix = tuple[Tensor, Tensor] | None  # post and comb, from `read` to `write`
 
 
 class PlainResidual(nn.Module):

@@ -8,7 +8,10 @@ from torch import Tensor
 
 @dataclass
 class LayerTrace:
-    """One layer's record. S sequences, L queries, K keys, N tokens, E experts, k chosen, n streams."""
+    """One layer's record. S sequences, L queries, K keys, N tokens, E experts, k chosen, n streams.
+
+    Index scores and mask stay None where nothing had to be chosen and no attention mass was asked for.
+    """
 
     expert_ids: Tensor | None = None  # [N, k]
     expert_scores: Tensor | None = None  # [N, E], sums to one; has a gradient

@@ -78,6 +78,7 @@ class Transformer(nn.Module):
             self.register_buffer(f"{name}_turns", values, persistent=False)
         if self.config.memory is not None:
             classes = torch.arange(self.config.vocab_size) if token_classes is None else token_classes
+            _check_classes(classes, self.config)
             self.register_buffer("token_classes", classes)
 
     def forward(
@@ -124,7 +125,10 @@ class Transformer(nn.Module):
         return self.embed.weight if self.config.tie_word_embeddings else self.head
 
     def context(self, batch: Batch, cache: Cache | None, trace: Trace | None, selection: str) -> Context:
-        """Notes the batch in the cache and works out what the layers share."""
+        """Notes the batch in the cache and works out what the layers share.
+
+        A forward that is interrupted leaves the cache ahead of some layers: truncate it to its lengths from before.
+        """
         if selection not in ("sparse", "dense"):
             raise ValueError(f"selection is {selection!r}; choose sparse or dense")
         device = batch.tokens.device
@@ -182,6 +186,15 @@ class Transformer(nn.Module):
             if parameter.dim() >= 2 and name.rsplit(".", 1)[-1] not in SET_BY_MODULE:
                 parameter.copy_(_normal(tuple(parameter.shape), seed, name) * self.config.initializer_range)
         return self
+
+
+def _check_classes(classes: Tensor, config: ModelConfig) -> None:
+    """A wrong map would hash silently to other rows."""
+    if classes.shape != (config.vocab_size,):
+        raise ConfigError(f"token_classes has {len(classes)} entries; give one for each of vocab_size ({config.vocab_size})")
+    count = config.memory.engram_compressed_vocab_size or config.vocab_size
+    if not classes.is_meta and int(classes.max()) >= count and config.memory.engram_compressed_vocab_size:
+        raise ConfigError(f"token_classes reaches {int(classes.max())}, outside engram_compressed_vocab_size ({count})")
 
 
 def _check_fit(lengths: list[int], sequences: int) -> list[int]:

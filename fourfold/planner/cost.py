@@ -1,5 +1,7 @@
 """Bytes of weights and of memory per token, and operations per token."""
 
+import math
+
 from fourfold.config import ModelConfig
 from fourfold.planner.count import EXACT, Counts, skeleton
 
@@ -28,10 +30,7 @@ def state_bytes(config: ModelConfig) -> dict[str, int]:
         for fields in layer.fields().values():
             for name, (shape, dtype) in fields.items():
                 kind = {"index_key": "index", "gate": "other"}.get(name, "kv")
-                width = 1
-                for size in shape:
-                    width *= size
-                totals[kind] += width * (dtype.itemsize if dtype else CACHE_BYTES)
+                totals[kind] += math.prod(shape) * (dtype.itemsize if dtype else CACHE_BYTES)
     return totals
 
 

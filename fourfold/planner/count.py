@@ -5,6 +5,7 @@ not the input table, the chosen experts only, and of Engram's tables only the ro
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 
@@ -56,8 +57,9 @@ class Counts:
         return self.engram / max(self.total - self.active, 1)
 
 
+@lru_cache(maxsize=4)
 def skeleton(config: ModelConfig) -> Transformer:
-    """The model with shapes and no memory."""
+    """The model with shapes and no memory, to be read only."""
     with torch.device("meta"):
         return Transformer(config)
 

@@ -6,7 +6,7 @@ a token needs only a few of their rows, which a disk hands out as 4 KiB pages.
 """
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from fourfold.config import ModelConfig
 from fourfold.errors import FourfoldError
@@ -22,12 +22,12 @@ def parse_bytes(text: str, field: str) -> int:
     """`32GB`, `24GiB`, `5.5GB/s` -> bytes. Raises FourfoldError naming the field."""
     match = re.fullmatch(r"\s*([0-9.]+)\s*([kmgt]i?)?b?(/s)?\s*", text, re.IGNORECASE)
     try:
-        size = float(match[1]) * _UNITS[(match[2] or "").lower()]
-    except (TypeError, ValueError):
+        size = round(float(match[1]) * _UNITS[(match[2] or "").lower()])
+    except (TypeError, ValueError, OverflowError):
         raise FourfoldError(f"{field}: {text!r} is not a size; write it like 32GB or 24GiB") from None
     if size <= 0:
         raise FourfoldError(f"{field}: must be more than zero")
-    return round(size)
+    return size
 
 
 @dataclass(frozen=True)
@@ -51,16 +51,11 @@ class Placement:
     tokens_per_second: float
     tokens_per_second_overlapped: float
 
-    def as_dict(self) -> dict:
-        return asdict(self)
-
 
 def place(
     config: ModelConfig, counts: Counts, memory: int, form: str, ram_bandwidth: int, disk_bandwidth: int, context: int
 ) -> Placement:
     """Where everything goes. Raises FourfoldError when the state of the context alone is more than the memory."""
-    if form not in FORMATS:
-        raise FourfoldError(f"--format: {form!r} is not known; choose one of {', '.join(FORMATS)}")
     sizes = part_bytes(counts, form)
     experts = sizes.pop("routed experts", 0)
     tables = sum(sizes.pop(part, 0) for part in LOOKED_UP)

@@ -8,12 +8,11 @@ from rich.table import Table
 
 from fourfold.config import ModelConfig
 from fourfold.planner.cost import LONG, flops_per_token, state_bytes, weight_bytes
-from fourfold.planner.count import Counts, count
+from fourfold.planner.count import Counts
 
 
-def report(name: str, config: ModelConfig, counts: Counts | None = None) -> dict[str, Any]:
+def report(name: str, config: ModelConfig, counts: Counts) -> dict[str, Any]:
     """All figures; parameters are counts, sizes bytes, operations FLOPs of one decoded token."""
-    counts = counts or count(config)
     state = state_bytes(config)
     per_token = sum(state.values())
     return {

@@ -124,13 +124,17 @@ def check(messages: list[dict]) -> None:
     for i, message in enumerate(messages):
         if not isinstance(message, dict) or message.get("role") not in ROLES:
             raise DataError(f"messages[{i}].role: must be one of {', '.join(ROLES)}")
+        if not isinstance(message.get("reasoning_content"), str | None):
+            raise DataError(f"messages[{i}].reasoning_content: must be text")
         calls = message.get("tool_calls") or []
+        if not isinstance(calls, list):
+            raise DataError(f"messages[{i}].tool_calls: must be a list")
         if not isinstance(message.get("content"), str) and not (message.get("content") is None and calls):
             raise DataError(f"messages[{i}].content: must be text")
         for j, call in enumerate(calls):
             function = call.get("function") if isinstance(call, dict) else None
-            if not isinstance(function, dict) or not {"name", "arguments"} <= function.keys():
-                raise DataError(f"messages[{i}].tool_calls[{j}].function: must have name and arguments")
+            if not isinstance(function, dict) or not isinstance(function.get("name"), str) or "arguments" not in function:
+                raise DataError(f"messages[{i}].tool_calls[{j}].function: must have name (text) and arguments")
 
 
 def _turn(opening: str, text: str, closing: str = "end") -> Iterator[Part]:

@@ -97,11 +97,11 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of ordinary text: never a control token, no bos or eos added."""
-        return self._inner.encode(_sound(text), add_special_tokens=False).ids
+        return self._inner.encode(sound(text), add_special_tokens=False).ids
 
     def encode_many(self, texts: list[str]) -> list[list[int]]:
         """`encode` of each, on all cores."""
-        return [e.ids for e in self._inner.encode_batch_fast([_sound(t) for t in texts], add_special_tokens=False)]
+        return [e.ids for e in self._inner.encode_batch_fast([sound(t) for t in texts], add_special_tokens=False)]
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """Text of ids; bytes that are not UTF-8 become U+FFFD, ids outside the vocabulary nothing."""
@@ -178,6 +178,6 @@ def _byte_alphabet() -> dict[str, int]:
     return {chr(b): b for b in plain} | {chr(0x100 + i): b for i, b in enumerate(rest)}
 
 
-def _sound(text: str) -> str:
+def sound(text: str) -> str:
     """Lone surrogates (which JSON can carry, UTF-8 cannot) become "?"."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")

@@ -1,6 +1,6 @@
 """The model card of a trained model: what it is, what it was trained on, how well it does, written from the run itself."""
 
-from fourfold.training.recipes import Recipe
+from fourfold.training.recipes import Recipe, Stage
 
 CARD = """---
 license: apache-2.0
@@ -30,7 +30,8 @@ Checksums of the data and versions are in the run's `run.json`.
 | measure | value |
 |---|---|
 {results}
-
+{held_out}"""
+HELD_OUT = """
 Held-out documents of the same corpus, read with sparse selection; bits per byte count the UTF-8 bytes of the predicted text.
 """
 TRAINS = {"dense": "all but the indexers, full attention", "indexer": "the indexers alone", "sparse": "all, sparse attention"}
@@ -47,12 +48,16 @@ MEASURES = {
 
 def model_card(recipe: Recipe, row: dict, parameters: int) -> str:
     """README.md of the saved model; row: the last step's metrics."""
-    stages = [
-        f"| {s.name} | {TRAINS[s.mode]} | {s.tokens:,} | {recipe.optimizer.lr if s.lr is None else s.lr:g} |" for s in recipe.stages
-    ]
+    stages = [f"| {s.name} | {TRAINS[s.mode]} | {s.tokens:,} | {_rate(recipe, s):g} |" for s in recipe.stages]
     results = [f"| {said} | {row[name]:.4f} |" for name, said in MEASURES.items() if row.get(name) is not None]
     return CARD.format(
         name=recipe.preset, recipe=recipe.name, parameters=parameters, stages="\n".join(stages),
         corpus=recipe.corpus, length=recipe.sequence_length, per_step=recipe.tokens_per_step, dtype=recipe.dtype,
         seed=recipe.seed, done=row.get("tokens", 0), results="\n".join(results),
+        held_out=HELD_OUT if row.get("held_out_loss") is not None else "",
     )  # fmt: skip
+
+
+def _rate(recipe: Recipe, stage: Stage) -> float:
+    rate = recipe.optimizer.lr if stage.lr is None else stage.lr
+    return rate * recipe.optimizer.indexer_lr_scale if stage.mode == "indexer" else rate

@@ -21,7 +21,7 @@ class TrainingData:
 
     tokenizer: Tokenizer
     train: PackedTokens
-    held_out: PackedTokens
+    held_out: PackedTokens | None  # a corpus may have none
     checksums: dict[str, str]
 
     @classmethod
@@ -34,7 +34,7 @@ class TrainingData:
         tokenizer = Tokenizer.load(folder)
         length, seed = recipe.sequence_length, recipe.seed
         train = PackedTokens(corpus, tokenizer, length, "train", seed, every=recipe.document_stride)
-        held_out = PackedTokens(corpus, tokenizer, length, "held_out", seed)
+        held_out = PackedTokens(corpus, tokenizer, length, "held_out", seed) if "held_out" in corpus.splits else None
         return cls(tokenizer, train, held_out, {**corpus.checksums, "tokenizer": tokenizer.checksum})
 
     def fit(self, config: ModelConfig) -> ModelConfig:

@@ -1,20 +1,22 @@
 """The training loop: a recipe in, a run folder out, which can be stopped at any step and resumed bit for bit."""
 
+import hashlib
 import json
 import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
-from fourfold.errors import CheckpointError, FourfoldError
+from fourfold.errors import CheckpointError, ConfigError, FourfoldError
 from fourfold.files import atomic_file, write_error
-from fourfold.formats import ours
+from fourfold.formats import open_checkpoint, ours
 from fourfold.model.transformer import Transformer
 from fourfold.training import checkpoint, recipes
 from fourfold.training.card import model_card
@@ -29,6 +31,7 @@ from fourfold.training.plots import draw_plots, read_metrics
 from fourfold.training.progress import Reporter
 from fourfold.training.recipes import Recipe, Stage
 
+T = TypeVar("T")
 DEAD = 0.5  # share of silent queries at which an indexer is called dead
 
 
@@ -58,13 +61,16 @@ def train(recipe: Recipe, out: Path | None = None, resume: bool = False, steps: 
     resume goes on from the newest whole checkpoint of `out` (or of the recipe's newest run) under the recipe written there.
     Raises FourfoldError when the folder is taken, a file is damaged, the disk is full, or the loss is no longer finite.
     """
+    recipe = recipes.from_dict(recipes.to_dict(recipe))  # one that was made in Python is checked like any other
     folder = run_folder(recipe.name, out, resume)
     if resume:
-        recipe = recipes.from_dict(read_json(folder / "recipe.json")["recipe"])
+        recipe = _written(folder / "recipe.json", recipe.name)
     total = recipe.steps if steps is None else min(steps, recipe.steps)
     with _threads(recipe.threads), Reporter(total) as reporter:
         run = Run(recipe, folder, reporter)
         run.restore() if resume else run.describe()
+        if total < run.step:
+            raise ConfigError(f"--steps {steps}: {folder} is at step {run.step} already; ask for more, or leave --steps out")
         reporter.start(run.step)
         with _interrupts() as interrupted:
             return run.go(total, interrupted)
@@ -77,29 +83,39 @@ class Run:
         self.recipe, self.folder, self.reporter = recipe, folder, reporter
         self.step = 0
         self.row: dict = {}
-        self.dead: set[int] = set()
+        self.said_dead: set[int] = set()
         self.data = TrainingData.open(recipe)
+        if self.data.held_out is None:
+            reporter.say(f"note: corpus {recipe.corpus} has no held_out split; the run is not evaluated")
         torch.manual_seed(recipe.seed)
         config = self.data.fit(recipe.model_config())
         self.model = Transformer(config, self.data.token_classes).init_weights(recipe.seed)
+        if recipe.init and not checkpoint.steps_of(folder):  # a resumed run has its own weights
+            start_from(self.model, recipe.init)
         half = recipe.dtype == "bfloat16"
         if half:
             to_half(self.model)
         indexers = {name for name, _ in self.model.indexer_parameters()}
         self.optimizer = Optimizer(self.model, recipe.optimizer, indexers, torch.bfloat16 if half else torch.float32)
         self.mode: str | None = None
+        made_of = {"recipe": recipes.to_dict(recipe), "model": config.to_flat()}
+        self.made_of = json.loads(json.dumps(made_of))  # as it is read back
+        self.digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
         self.compiled = recipe.compile
         if recipe.compile:
             compile_parts(self.model)
 
     def describe(self) -> None:
         """Write what the run is made of, before its first step."""
-        write_json(self.folder / "recipe.json", {"recipe": recipes.to_dict(self.recipe), "model": self.model.config.to_flat()})
+        write_json(self.folder / "recipe.json", self.made_of)
         write_json(self.folder / "run.json", description(self.data.checksums, self.recipe.seed, self.recipe.steps))
 
     def restore(self) -> None:
         """Go back to the newest whole checkpoint, and cut the metrics to it."""
-        before = read_json(self.folder / "run.json")
+        before = read_json(self.folder / "run.json", data=dict, threads=int)
+        if read_json(self.folder / "recipe.json") != self.made_of:
+            said = "its model is not what its recipe makes; put the file back as the run began with it, or start a new run"
+            raise CheckpointError(f"{self.folder / 'recipe.json'}: {said}")
         if before["data"] != self.data.checksums:
             raise FourfoldError(f"{self.folder}: the corpus or tokenizer has changed since this run began; start a new run")
         if before["threads"] != (threads := torch.get_num_threads()):
@@ -108,10 +124,10 @@ class Run:
         found = checkpoint.steps_of(self.folder)
         for step in reversed(found):
             try:
-                checkpoint.load(self.folder, step, self.model, self.optimizer)
+                checkpoint.load(self.folder, step, self.model, self.optimizer, self.digest)
                 self.step = step
                 break
-            except CheckpointError as error:
+            except checkpoint.DamagedError as error:
                 self.reporter.say(f"skipped {error}")
         if found and not self.step:
             raise CheckpointError(f"{self.folder}: no whole checkpoint is left; start a new run")
@@ -128,7 +144,7 @@ class Run:
             self.advance(total)
             every = self.recipe.checkpoint_every
             if self.step == total or interrupted or (every and self.step % every == 0):
-                checkpoint.save(self.folder, self.step, self.model, self.optimizer)
+                checkpoint.save(self.folder, self.step, self.model, self.optimizer, self.digest)
         seconds = time.monotonic() - began
         done = (self.step - first) * self.recipe.tokens_per_step
         stopped = self.step < total
@@ -147,12 +163,9 @@ class Run:
         stage, lr = self.recipe.at(self.step)
         outcome = self._gradients(stage)
         norm, indexer_norm = self.optimizer.step(lr)
-        if not math.isfinite(outcome.terms["loss"] + norm + indexer_norm):
-            raise FourfoldError(
-                f"step {self.step + 1}: the loss or its gradient is not finite; start again with a lower optimizer.lr"
-            )
-        self._balance_routers(stage, outcome)
         self.step += 1
+        self._require_finite("the loss or its gradient", outcome.terms["loss"] + norm + indexer_norm)
+        self._balance_routers(stage, outcome)
         seconds = time.monotonic() - began
         self.row = {
             "step": self.step, "stage": stage.name, **outcome.terms, "lr": lr, "grad_norm": norm,
@@ -162,8 +175,10 @@ class Run:
         }  # fmt: skip
         if outcome.dead:
             self.row |= {"indexer_grad_norm": indexer_norm, "indexer_dead": max(outcome.dead), "dead_indexers": self._dead(outcome)}
-        if self.step == total or (self.recipe.eval_every and self.step % self.recipe.eval_every == 0):
+        every = self.recipe.eval_every
+        if self.data.held_out is not None and (self.step == total or (every and self.step % every == 0)):
             held_out = self.evaluate("dense" if stage.mode == "dense" and self.step < total else "sparse")
+            self._require_finite("the held-out loss", held_out["loss"])
             self.row |= {"held_out_loss": held_out["loss"], "held_out_bits_per_byte": held_out["bits_per_byte"]}
         try:
             with (self.folder / "metrics.jsonl").open("a") as file:
@@ -178,16 +193,25 @@ class Run:
             set_mode(self.model, stage.mode)
         tokens, documents = self.data.train.batch(self.step, self.recipe.batch_size)
         wanted = (self.model, tokens, documents, stage.mode, self.recipe.mtp_weight, self.recipe.micro_batch_size)
+        return self._guarded(lambda: accumulate(*wanted))
+
+    def _guarded(self, work: Callable[[], T]) -> T:
+        """What `work` returns; when it fails with compiled parts, they are undone and it is done once more without them."""
         try:
-            return accumulate(*wanted)
+            return work()
         except Exception as error:
             if not self.compiled:
                 raise
-            self.reporter.say(f"note: torch.compile failed ({str(error).splitlines()[0]}); going on without it")
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            self.reporter.say(f"note: torch.compile failed ({reason}); going on without it")
             undo_compilation(self.model)
             self.compiled = False
             self.optimizer.zero_grad()
-            return accumulate(*wanted)
+            return work()
+
+    def _require_finite(self, what: str, value: float) -> None:
+        if not math.isfinite(value):
+            raise FourfoldError(f"step {self.step}: {what} is not finite; start again with a lower optimizer.lr")
 
     def _balance_routers(self, stage: Stage, outcome: Outcome) -> None:
         experts = self.model.config.experts
@@ -198,17 +222,17 @@ class Run:
 
     def _dead(self, outcome: Outcome) -> list[int]:
         dead = {index for index, fraction in enumerate(outcome.dead) if fraction > DEAD}
-        for index in sorted(dead - self.dead):
+        for index in sorted(dead - self.said_dead):
             said = f"warning: step {self.step}: indexer {index} is dead: its scores are exactly zero for"
             self.reporter.say(f"{said} {outcome.dead[index]:.0%} of the queries; use more index heads or a lower rate")
-        self.dead = dead
+        self.said_dead |= dead
         return sorted(dead)
 
     def evaluate(self, selection: str) -> dict:
         """Held-out loss and bits per byte; the last figure of a run is for sparse selection, which is how its model is used."""
         rows, size = self.recipe.eval_rows, self.recipe.batch_size
-        batches = (self.data.held_out.batch(i, size) for i in range(max(rows // size, 1)))
-        return bits_per_byte(self.model, batches, self.data.token_bytes, selection)
+        batches = [self.data.held_out.batch(i, size) for i in range(max(rows // size, 1))]
+        return self._guarded(lambda: bits_per_byte(self.model, batches, self.data.token_bytes, selection))
 
     def finish(self) -> None:
         """Plots, and the model as a folder that `fourfold.load` reads."""
@@ -217,11 +241,32 @@ class Run:
         ours.save(self.model.eval(), self.folder / "model", tokenizer=self.data.tokenizer, card=card)
 
 
+def start_from(model: Transformer, checkpoint_name: str) -> None:
+    """Take over the weights of a checkpoint. Raises ConfigError when it was made under another config."""
+    other = open_checkpoint(checkpoint_name, dtype="float32")
+    mine, theirs = model.config.to_flat(), other.config.to_flat()
+    if differing := [name for name in mine | theirs if mine.get(name) != theirs.get(name)]:
+        raise ConfigError(f"init: {checkpoint_name} has another {differing[0]}; name a checkpoint of this recipe's model")
+    model.load_state_dict(other.state_dict())
+
+
 def to_half(model: Transformer) -> None:
     """Hold the weights in bf16, but for those that the model keeps in fp32."""
     for name, parameter in model.named_parameters():
         if not model.keep_fp32(name):
             parameter.data = parameter.data.bfloat16()
+
+
+def _written(path: Path, name: str) -> Recipe:
+    """The recipe that a run began with, which must be the one called `name`. Raises FourfoldError."""
+    values = read_json(path, recipe=dict, model=dict)["recipe"]
+    try:
+        recipe = recipes.from_dict(values)
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}; put the recipe back that the run began with") from None
+    if recipe.name != name:
+        raise ConfigError(f"--resume {path.parent}: is a run of {recipe.name}, not {name}; name that recipe, or another folder")
+    return recipe
 
 
 @contextmanager

@@ -57,14 +57,16 @@ def bits_per_byte(model: Transformer, batches: Iterable[tuple[Tensor, Tensor]], 
     nats, size, count = 0.0, 0, 0
     training = model.training
     model.eval()
-    for tokens, documents in batches:
-        targets = targets_ahead(tokens, documents, 1).flatten()
-        hidden = model.trunk(Batch.from_tokens(tokens[:, :-1], documents[:, :-1]), selection=selection)
-        lengths = token_bytes[targets.clamp(min=0)]
-        kept = (targets != IGNORED) & (lengths > 0)
-        for rows in kept.nonzero()[:, 0].split(1024):
-            logits = model.logits(hidden[rows])
-            nats += torch.nn.functional.cross_entropy(logits, targets[rows], reduction="sum").item()
-        size, count = size + int(lengths[kept].sum()), count + int(kept.sum())
-    model.train(training)
+    try:
+        for tokens, documents in batches:
+            targets = targets_ahead(tokens, documents, 1).flatten()
+            hidden = model.trunk(Batch.from_tokens(tokens[:, :-1], documents[:, :-1]), selection=selection)
+            lengths = token_bytes[targets.clamp(min=0)]
+            kept = (targets != IGNORED) & (lengths > 0)
+            for rows in kept.nonzero()[:, 0].split(1024):
+                logits = model.logits(hidden[rows])
+                nats += torch.nn.functional.cross_entropy(logits, targets[rows], reduction="sum").item()
+            size, count = size + int(lengths[kept].sum()), count + int(kept.sum())
+    finally:
+        model.train(training)
     return {"loss": nats / max(count, 1), "bits_per_byte": nats / math.log(2) / max(size, 1), "bytes": size}

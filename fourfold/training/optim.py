@@ -1,28 +1,35 @@
 """Which parameter is moved by what: Muon for matrices, AdamW for the rest, on fp32 masters of bf16 weights."""
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from fourfold.training.muon import Muon
+
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Momentum = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
 class OptimizerSettings:
     """Values of the optimisers; `lr` is shared by Muon and AdamW, whose steps have the same size."""
 
-    lr: float = 1e-3
+    lr: Amount = 1e-3
     matrices: Literal["muon", "adamw"] = "muon"
-    momentum: float = 0.95
-    betas: tuple[float, float] = (0.9, 0.95)
-    eps: float = 1e-8
-    weight_decay: float = 0.1
-    clip: float = 1.0
-    memory_lr_scale: float = 5.0
+    momentum: Momentum = 0.95
+    betas: tuple[Momentum, Momentum] = (0.9, 0.95)
+    eps: Positive = 1e-8
+    weight_decay: Amount = 0.1
+    clip: Positive = 1.0
+    memory_lr_scale: Amount = 5.0
+    indexer_lr_scale: Amount = 10.0  # an indexer starts late and learns from few tokens, so at a rate of its own
 
 
 def kind_of(name: str, parameter: Tensor) -> str:
@@ -86,29 +93,21 @@ class Optimizer:
     ) -> None:
         named = list(model.named_parameters())
         self.settings, self.weights = settings, MasterWeights(parameter for _, parameter in named)
-        kinds: dict[str, list[nn.Parameter]] = {"matrix": [], "table": [], "vector": [], "memory": []}
+        kinds: dict[tuple[str, bool], list[nn.Parameter]] = defaultdict(list)
         self.clipped: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
         for (name, parameter), master in zip(named, self.weights.masters, strict=True):
-            kinds[kind_of(name, parameter)].append(master)
+            kinds[kind_of(name, parameter), name in indexer_names].append(master)
             self.clipped[name in indexer_names].append(master)
-        if settings.matrices == "adamw":
-            kinds["table"] += kinds.pop("matrix")
-        groups = [
-            {"params": kinds["table"], "scale": 1.0, "weight_decay": settings.weight_decay},
-            {"params": kinds["vector"], "scale": 1.0, "weight_decay": 0.0},
-            {"params": kinds["memory"], "scale": settings.memory_lr_scale, "weight_decay": 0.0},
-        ]
-        adamw = torch.optim.AdamW([g for g in groups if g["params"]], betas=settings.betas, eps=settings.eps, fused=True)
+        groups: dict[str, list[dict]] = {"adamw": [], "muon": []}
+        for (kind, is_indexer), masters in kinds.items():
+            scale = settings.memory_lr_scale if kind == "memory" else settings.indexer_lr_scale if is_indexer else 1.0
+            decay = settings.weight_decay if kind in ("matrix", "table") else 0.0
+            chosen = settings.matrices if kind == "matrix" else "adamw"
+            groups[chosen].append({"params": masters, "scale": scale, "weight_decay": decay})
+        adamw = torch.optim.AdamW(groups["adamw"], betas=settings.betas, eps=settings.eps, fused=True)
         self.optimizers: list[torch.optim.Optimizer] = [adamw]
-        if kinds.get("matrix"):
-            self.optimizers.append(
-                Muon(
-                    [{"params": kinds["matrix"], "scale": 1.0}],
-                    momentum=settings.momentum,
-                    weight_decay=settings.weight_decay,
-                    dtype=muon_dtype,
-                )
-            )
+        if groups["muon"]:
+            self.optimizers.append(Muon(groups["muon"], momentum=settings.momentum, dtype=muon_dtype))
 
     def step(self, lr: float) -> tuple[float, float]:
         """Clip, step at `lr`, clear the gradients; returns the norms before clipping: of the model, and of the indexers.

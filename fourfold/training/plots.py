@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from fourfold.errors import CheckpointError
+
 PLOTS: dict[str, tuple[str, tuple[str, ...], bool]] = {  # file: (title, fields, logarithmic)
     "loss.png": ("Loss (nats per token)", ("lm_loss", "mtp_loss", "held_out_loss"), False),
     "experts.png": ("Load of an expert over its layer's mean", ("expert_load_max", "expert_load_min"), False),
@@ -17,12 +19,18 @@ PLOTS: dict[str, tuple[str, tuple[str, ...], bool]] = {  # file: (title, fields,
 
 def read_metrics(path: Path) -> list[dict]:
     """The whole lines of a metrics file; a line cut short by a kill is left out."""
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else ():
+    rows: list[dict] = []
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    for number, line in enumerate(lines, 1):
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except ValueError:
-            break
+            if number == len(lines):
+                break
+            row = None
+        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+            raise CheckpointError(f"{path}: line {number} is not a row of metrics; remove it")
+        rows.append(row)
     return rows
 
 

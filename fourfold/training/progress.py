@@ -43,7 +43,8 @@ class Reporter:
 
     def step(self, row: dict) -> None:
         """Show one step's metrics."""
-        said = f"{row['stage']} loss {row['loss']:.4f} {row['tokens_per_second']:,.0f} tok/s"
+        kind = "lm_loss" if "lm_loss" in row else "indexer_kl"  # the sum of all losses would jump from stage to stage
+        said = f"{row['stage']} {kind} {row[kind]:.4f} {row['tokens_per_second']:,.0f} tok/s"
         if self.bar is not None:
             self.bar.update(self.task, completed=row["step"], description=said)
         elif time.monotonic() - self.last_line >= PLAIN_EVERY or row["step"] == self.total:

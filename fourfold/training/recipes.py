@@ -5,15 +5,20 @@ import difflib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from fourfold.config import PARTS, ModelConfig, Part
 from fourfold.errors import ConfigError
 from fourfold.presets import preset
-from fourfold.training.optim import OptimizerSettings
+from fourfold.training.optim import Amount, OptimizerSettings
 from fourfold.training.schedule import SCHEDULES
+
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Size = Annotated[int, Field(gt=0, lt=2**63)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+FROM_TOKENIZER = ("vocab_size", "pad_token_id", "bos_token_id", "eos_token_id", "engram_compressed_vocab_size", "engram_pad_id")
 
 
 @dataclass(frozen=True)
@@ -26,21 +31,21 @@ class Stage:
 
     name: str
     mode: Literal["dense", "indexer", "sparse"]
-    tokens: int
-    lr: float | None = None
+    tokens: Count
+    lr: Amount | None = None
     schedule: Literal["wsd", "cosine"] = "wsd"
-    warmup: float = 0.1
-    decay: float = 0.2
-    final: float = 0.05
+    warmup: Share = 0.1
+    decay: Share = 0.2
+    final: Share = 0.05
 
 
 @dataclass(frozen=True)
 class Recipe:
     """A run; lengths and sizes in tokens and rows, `eval_every` and `checkpoint_every` in steps (0: at the end only).
 
-    `document_stride` n trains on each n-th document only (a quick start: less to tokenise). `threads` 0 means as many as torch
-    would use; an empty `tokenizer` means the corpus's own; `model` holds fields of the preset
-    to change, by their published names.
+    `init` starts from the weights of a checkpoint (name or folder) instead of new ones. `document_stride` n trains on each n-th
+    document only (a quick start: less to tokenise). `threads` 0 means as many as torch would use; an empty `tokenizer` means the
+    corpus's own; `model` holds fields of the preset to change, by their published names.
     """
 
     name: str
@@ -48,19 +53,20 @@ class Recipe:
     stages: tuple[Stage, ...]
     corpus: str = "tiny-text"
     tokenizer: str = ""
-    document_stride: int = 1
-    sequence_length: int = 512
-    batch_size: int = 8
-    micro_batch_size: int = 0
+    init: str = ""
+    document_stride: Size = 1
+    sequence_length: Size = 512
+    batch_size: Size = 8
+    micro_batch_size: Count = 0
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
-    mtp_weight: float = 0.3
-    seed: int = 0
+    mtp_weight: Amount = 0.3
+    seed: Count = 0
     dtype: Literal["float32", "bfloat16"] = "float32"
     compile: bool = False
-    threads: int = 0
-    eval_every: int = 0
-    eval_rows: int = 32
-    checkpoint_every: int = 100
+    threads: Count = 0
+    eval_every: Count = 0
+    eval_rows: Size = 32
+    checkpoint_every: Count = 100
     model: dict[str, Any] = field(default_factory=lambda: {"bias_update_speed": 0.01})  # V3's 0.001 is for long runs
 
     @property
@@ -87,6 +93,8 @@ class Recipe:
 
     def model_config(self) -> ModelConfig:
         """The preset with the recipe's own values for its fields. Raises ConfigError for an impossible mix."""
+        if given := [name for name in FROM_TOKENIZER if name in self.model]:
+            raise ConfigError(f"model.{given[0]}: follows from the tokenizer; choose one with --set tokenizer=FOLDER instead")
         flat = preset(self.preset).to_flat() | self.model
         for part in [name for name in PARTS if name in flat]:  # `model.streams=none` takes a mechanism out
             flat = {key: value for key, value in flat.items() if key != part and key not in PARTS[part].model_fields}
@@ -104,7 +112,7 @@ def debug() -> Recipe:
     stages = (
         Stage("dense", "dense", tokens=40_960),
         Stage("indexer", "indexer", tokens=6_144, lr=3e-3),
-        Stage("sparse", "sparse", tokens=12_288),
+        Stage("sparse", "sparse", tokens=12_288, lr=1e-3),
     )
     return Recipe(
         "debug",
@@ -131,10 +139,10 @@ def micro() -> Recipe:
 
 
 def nano() -> Recipe:
-    """The small checkpoint that ships with the project: one short run, about half an hour on two cores."""
+    """The small checkpoint that ships with the project: one short run, some forty minutes on two cores."""
     stages = (
         Stage("dense", "dense", tokens=1_900_000, warmup=0.05, decay=0.3, final=0.2),
-        Stage("indexer", "indexer", tokens=80_000, lr=2e-3),
+        Stage("indexer", "indexer", tokens=200_000, lr=2e-3),
         Stage("sparse", "sparse", tokens=300_000, lr=8e-4),
     )
     settings = OptimizerSettings(lr=4e-3)
@@ -158,10 +166,14 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
 def from_dict(values: dict[str, Any]) -> Recipe:
     """The inverse of `to_dict`. Raises ConfigError naming the field that does not fit."""
     try:
-        return TypeAdapter(Recipe).validate_python(values)
+        recipe = TypeAdapter(Recipe).validate_python(values)
     except ValidationError as error:
         first = error.errors()[0]
-        raise ConfigError(f"{_dotted(values, first['loc'])}: {first['input']!r} does not fit ({first['msg']})") from None
+        given = "" if first["type"] == "missing" else f"{first['input']!r} "
+        raise ConfigError(f"{_dotted(values, first['loc'])}: {given}does not fit ({first['msg']})") from None
+    if not recipe.steps:
+        raise ConfigError("stages: all have 0 tokens, so nothing would be trained; set stages.NAME.tokens of one")
+    return recipe
 
 
 def override(recipe: Recipe, settings: list[str]) -> Recipe:
@@ -223,5 +235,6 @@ def _parse(text: str, old: Any) -> Any:
 
 
 def _dotted(values: dict[str, Any], path: tuple) -> str:
-    named = [values["stages"][part]["name"] if isinstance(part, int) and path[0] == "stages" else str(part) for part in path]
-    return ".".join(named)
+    stage = values["stages"][path[1]] if path[0] == "stages" and len(path) > 1 else None
+    named = (stage["name"] if i == 1 and isinstance(stage, dict) and "name" in stage else part for i, part in enumerate(path))
+    return ".".join(map(str, named))

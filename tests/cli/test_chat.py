@@ -50,6 +50,13 @@ def test_help_and_unknown_commands_explain(talk) -> None:
     assert not out and err.count("/reset starts over") == 2
 
 
+def test_a_path_or_a_question_is_a_message(talk) -> None:
+    for line in ("/usr/bin", "/reset is what?", "/etc /exit"):
+        out, err = talk(line + "\n")
+        assert out.strip() and not err
+    assert talk("/\n")[1].startswith("/reset starts over")
+
+
 def test_system_and_thinking_change_the_answer(talk) -> None:
     plain, system, thinking = talk("hello\n"), talk("hello\n", "--system", "the dog"), talk("hello\n", "--thinking")
     assert len({plain[0], system[0], thinking[0]}) == 3

@@ -30,6 +30,11 @@ def test_side_by_side_with_the_change(capsys: pytest.CaptureFixture[str]) -> Non
     assert "v4 as int4 in 64 GB" in out
 
 
+def test_without_a_context_what_the_model_has_is_held(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "v1-7b", "v3", "--memory", "64GB", "--json"]) == 0
+    assert [each["placement"]["context"] for each in json.loads(capsys.readouterr().out)] == [4096, 8192]
+
+
 def test_a_checkpoint_folder(checkpoint, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", str(checkpoint), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["layers"] == 3
@@ -40,8 +45,11 @@ def test_a_checkpoint_folder(checkpoint, capsys: pytest.CaptureFixture[str]) -> 
     [
         (["v5"], "preset 'v5' is not known; choose one of v1-7b,"),
         (["v4", "--memory", "lots"], "--memory: 'lots' is not a size"),
-        (["v4", "--memory", "32GB", "--format", "int3"], "--format: 'int3' is not known"),
-        (["v4", "--memory", "32GB", "--ram-bandwidth", "fast"], "--ram-bandwidth: 'fast'"),
+        (["v4", "--memory", "9" * 400], "--memory: '999"),
+        (["v4", "--memory", "0.4"], "--memory: must be more than zero"),
+        (["v4", "--format", "int3"], "--format: 'int3' is not known"),
+        (["v4", "--ram-bandwidth", "fast"], "--ram-bandwidth: 'fast'"),
+        (["v4", "v1-7b", "--context", "4097"], "--context: 4097 is more than the 4096 tokens of v1-7b"),
     ],
 )
 def test_bad_input_is_one_line(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

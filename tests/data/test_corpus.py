@@ -143,6 +143,12 @@ BAD = {
     "number.jsonl": (b'{"text": 5}\n', r'number\.jsonl:1: has no "text"'),
     "list.jsonl": (b"[1]\n", r'list\.jsonl:1: has no "text"'),
     "role.jsonl": (b'{"messages": [{"role": "me", "content": "x"}]}\n', r"role\.jsonl:1: messages\[0\]\.role"),
+    "deep.jsonl": (b'{"text": "a"}\n' + b"[" * 100_000 + b"\n", r"deep\.jsonl:2: cannot be read as JSON \(maximum recursion"),
+    "digits.jsonl": (b"9" * 5000 + b"\n", r"digits\.jsonl:1: cannot be read as JSON \(Exceeds"),
+    "thought.jsonl": (
+        b'{"messages": [{"role": "assistant", "content": "x", "reasoning_content": 7}]}\n',
+        r"thought\.jsonl:1: messages\[0\]\.reasoning_content",
+    ),
     "latin.jsonl": (b'{"text": "a"}\n{"text": "\xe9"}\n', r"latin\.jsonl: is not UTF-8 \(byte 0xe9 at offset 24\)"),
 }
 
@@ -159,11 +165,44 @@ def test_bad_input_is_one_line_and_leaves_nothing(name: str, tmp_path: Path, cap
     assert {f.name for f in tmp_path.iterdir()} == {"good.txt", name}
 
 
+def test_lone_surrogates_become_question_marks(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    said = [{"role": "assistant", "content": "c \ud800", "reasoning_content": "d \ud800"}]
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": "b \ud800 c"}) + "\n" + json.dumps({"messages": said}) + "\n")
+    out = tmp_path / "out"
+    assert main(["data", "build", str(out), "--from", str(tmp_path / "a.jsonl"), "--vocab-size", "300"]) == 0
+    corpus = Corpus.open(out)
+    found = {d.id[-1]: d for split in corpus.splits for d in corpus.documents(split)}
+    assert found["1"].text == "b ? c" and found["2"].text == "c ?"
+    assert found["2"].messages == [{"role": "assistant", "content": "c ?", "reasoning_content": "d ?"}]
+
+
+def test_a_single_file_is_a_corpus_with_nothing_held_out(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    (tmp_path / "a.txt").write_text("the only text")
+    assert main(["data", "build", str(tmp_path / "out"), "--from", str(tmp_path / "a.txt")]) == 0
+    assert re.fullmatch(r"nothing is held out, [^\n]+: give several files, or JSON lines\n", capfd.readouterr().err)
+    assert set(Corpus.open(tmp_path / "out").splits) == {"train"}
+
+
+def test_a_bare_name_is_a_folder_here_only_if_that_is_a_corpus(
+    small: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shipped: Corpus
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("tiny-text").mkdir()
+    assert Corpus.open("tiny-text").folder == shipped.folder
+    assert Corpus.open("small").folder == Path("small")
+    for path in ("./tiny-text", "tiny-text/", tmp_path / "tiny-text", "."):
+        with pytest.raises(DataError, match="is not a corpus"):
+            Corpus.open(path)
+
+
 def test_wrong_places_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "empty").mkdir()
     for place, says in ((tmp_path / "none.txt", "no such file"), (tmp_path / "empty", r"holds no \.txt")):
         with pytest.raises(DataError, match=f"^[^\n]*{says}[^\n]*$"):
             list(read_documents([str(place)]))
+    for place in ("", "hub:", "hub::all"):
+        with pytest.raises(DataError, match=f"^--from: '{place}' names nothing; give [^\n]+$"):
+            list(read_documents([place]))
     pytest.importorskip("datasets")
     with pytest.raises(DataError, match=r"^hub:nobody/nothing: cannot be read [^\n]+ give files$"):
         list(read_documents(["hub:nobody/nothing"]))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 import fourfold
 from fourfold.errors import CheckpointError, ConfigError, FourfoldError
-from fourfold.formats import ours
+from fourfold.formats import locate, ours
 from fourfold.model.transformer import Transformer
 from fourfold.text.tokenizer import Tokenizer
 from fourfold.weights.stores import MappedStore
@@ -207,6 +207,24 @@ def test_unknown_names_list_the_known_ones(checkpoint: Path) -> None:
     with pytest.raises(CheckpointError, match=r"^nix: no such model; .*tiny.*FOURFOLD_HUB=1") as refused:
         fourfold.load("nix")
     one_line(refused)
+
+
+@pytest.mark.parametrize("device", ["foo", "", "cuda:99"])
+def test_a_device_that_is_not_there_is_named(checkpoint: Path, device: str) -> None:
+    with pytest.raises(ConfigError, match=f"^device: {device} is not to be had here .*; leave it out, or give cpu") as refused:
+        fourfold.load(checkpoint, device=device)
+    one_line(refused)
+
+
+def test_a_bare_name_is_a_folder_here_only_if_that_is_a_model(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("tiny").mkdir()
+    assert locate("tiny") == checkpoint
+    assert locate("./tiny") == locate("tiny/") == Path("tiny")
+    shutil.copy(checkpoint / "config.json", "tiny")
+    assert locate("tiny") == Path("tiny")
 
 
 def test_hub_is_asked_only_when_allowed(monkeypatch: pytest.MonkeyPatch, checkpoint: Path) -> None:

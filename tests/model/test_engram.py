@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fourfold.config import MemoryConfig
+from fourfold.errors import ConfigError
 from fourfold.model.engram import Engram, is_prime, multipliers, table_primes
 from fourfold.model.inputs import Batch
 from fourfold.model.transformer import Transformer
@@ -166,8 +167,17 @@ def test_compression_is_used() -> None:
     batches = [Batch.from_tokens(torch.tensor([[4, int(token), 9]])) for token in same]
     first, *others = [rows_of(model, 0, batch) for batch in batches]
     assert all(torch.equal(first, other) for other in others)
-    bare = Transformer(everything()).eval()
+    bare = Transformer(everything().but(**{"memory.engram_compressed_vocab_size": None})).eval()
     assert not torch.equal(*[rows_of(bare, 0, batch) for batch in batches[:2]])
+
+
+def test_a_map_that_does_not_fit_is_refused() -> None:
+    """Hashing with it would fetch other rows than were trained, and say nothing."""
+    config = everything()
+    with pytest.raises(ConfigError, match="token_classes reaches 60, outside engram_compressed_vocab_size"):
+        Transformer(config)
+    with pytest.raises(ConfigError, match="token_classes has 5 entries"):
+        Transformer(config, torch.arange(5))
 
 
 def test_mapped_is_resident_to_the_bit(model: Transformer, tmp_path: Path) -> None:

@@ -8,17 +8,22 @@ from pathlib import Path
 
 import torch
 
+from fourfold.config import ModelConfig
 from fourfold.model.inputs import Batch
 from fourfold.model.transformer import Transformer
-from tests.builders import build, everything, grouped, multi_head, random_tokens
+from tests.builders import build, everything, grouped, multi_head, random_tokens, token_classes
 from tests.compare import assert_close
+
+
+def drawn(config: ModelConfig, seed: int) -> Transformer:
+    return Transformer(config, token_classes(config)).init_weights(seed)
 
 
 def digest(seed: int = 3) -> str:
     """Of all weights as drawn, and of the rows that Engram's hash finds."""
     found = hashlib.sha256()
     for config in (everything(), grouped(), multi_head()):
-        model = Transformer(config).init_weights(seed)
+        model = drawn(config, seed)
         for name, tensor in sorted(model.state_dict().items()):
             found.update(name.encode() + tensor.numpy().tobytes())
         if config.memory is not None:
@@ -39,10 +44,10 @@ def test_other_processes_draw_the_same_weights_and_hash_alike() -> None:
 
 
 def test_switching_a_part_off_changes_no_other() -> None:
-    whole = dict(Transformer(everything()).init_weights(5).named_parameters())
+    whole = dict(drawn(everything(), 5).named_parameters())
     for part in ("selection", "experts", "streams", "memory", "num_nextn_predict_layers"):
         rest = everything().but(**{part: 0 if part == "num_nextn_predict_layers" else None})
-        model = Transformer(rest).init_weights(5)
+        model = drawn(rest, 5)
         shared = {name: p for name, p in model.named_parameters() if name in whole and p.shape == whole[name].shape}
         assert len(shared) > 0.6 * len(list(model.named_parameters())), part
         for name, parameter in shared.items():
@@ -50,7 +55,7 @@ def test_switching_a_part_off_changes_no_other() -> None:
 
 
 def test_a_deeper_model_starts_with_the_same_layers() -> None:
-    shallow, deep = (Transformer(everything().but(num_hidden_layers=n)).init_weights(1) for n in (3, 5))
+    shallow, deep = (drawn(everything().but(num_hidden_layers=n), 1) for n in (3, 5))
     theirs = dict(deep.named_parameters())
     for name, parameter in shallow.named_parameters():
         if not name.startswith("mtp."):
@@ -58,7 +63,7 @@ def test_a_deeper_model_starts_with_the_same_layers() -> None:
 
 
 def test_weights_have_the_spread_asked_for_and_no_two_are_alike() -> None:
-    model = Transformer(everything().but(initializer_range=0.05)).init_weights(2)
+    model = drawn(everything().but(initializer_range=0.05), 2)
     seen = set()
     for name, parameter in model.named_parameters():
         assert parameter.isfinite().all(), name
@@ -74,7 +79,7 @@ def test_weights_have_the_spread_asked_for_and_no_two_are_alike() -> None:
 
 def test_at_the_start_streams_are_near_the_plain_residual() -> None:
     """mHC starts with each stream kept mostly in place, every stream read alike at the end, and post weights of one."""
-    model = Transformer(everything()).init_weights(0)
+    model = drawn(everything(), 0)
     streams = torch.randn(7, 3, model.config.hidden_size)
     for site in (0, 1, 2):
         pre, post, comb = model.layers[site].attention_site.weights(streams)

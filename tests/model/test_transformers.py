@@ -214,8 +214,9 @@ def test_deepseek_v32(yarn: str, topk: int) -> None:
 
 
 @pytest.mark.parametrize("key_value_heads", [6, 2, 1])
-@pytest.mark.parametrize("kind", ["plain", "yarn", "llama3"])
+@pytest.mark.parametrize("kind", ["plain", "yarn", "yarn in the softmax", "llama3"])
 def test_llama(key_value_heads: int, kind: str) -> None:
+    kind, _, in_softmax = kind.partition(" ")
     scaling = {"plain": None, "yarn": YARN, "llama3": LLAMA3}[kind]
     tied = kind == "yarn"
     their_config = transformers.LlamaConfig(
@@ -232,8 +233,8 @@ def test_llama(key_value_heads: int, kind: str) -> None:
         tie_word_embeddings=tied,
     )
     mine = None
-    if scaling:  # Llama's YaRN knows no mscale_all_dim: its tables carry the whole factor, its softmax none
-        extra = {"mscale_all_dim": 0.0} if kind == "yarn" else {}
+    if scaling:  # their tables of cos and sin carry YaRN's factor; ours may too, or leave its square to the softmax
+        extra = {"mscale_all_dim": 0.0} if kind == "yarn" and not in_softmax else {}
         mine = RopeScaling(type=kind, **scaling, **extra)
     attention = AttentionConfig(num_attention_heads=6, num_key_value_heads=key_value_heads, head_dim=10, rope_scaling=mine)
     compared(their_config, ours(attention, rms_norm_eps=1e-5, tie_word_embeddings=tied))

@@ -99,6 +99,12 @@ def test_thoughts_before_the_last_question_are_dropped() -> None:
             [{"role": "assistant", "content": "", "tool_calls": [{"name": "f"}]}],
             r"messages\[0\]\.tool_calls\[0\]\.function",
         ),
+        (
+            [{"role": "assistant", "tool_calls": [{"function": {"name": 7, "arguments": {}}}]}],
+            r"messages\[0\]\.tool_calls\[0\]\.function",
+        ),
+        ([{"role": "assistant", "content": "", "tool_calls": 7}], r"messages\[0\]\.tool_calls"),
+        ([{"role": "assistant", "content": "", "reasoning_content": 7}], r"messages\[0\]\.reasoning_content"),
     ],
 )
 def test_a_wrong_message_is_named(shipped: Tokenizer, messages, field: str) -> None:

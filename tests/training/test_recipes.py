@@ -44,12 +44,37 @@ def test_overrides_are_typed_and_reach_every_level():
         ("model.hidden_size=-4", "hidden_size"),
         ("model.selection=none", "stages.indexer.mode"),
         ("sequence_length=99999", "sequence_length"),
+        ("model.vocab_size=500", "model.vocab_size: follows from the tokenizer"),
+        *((f"{name}=0", f"{name}: 0 does not fit") for name in ("batch_size", "sequence_length", "document_stride", "eval_rows")),
+        ("sequence_length=-4", "sequence_length: -4"),
+        *((f"{name}=-1", f"{name}: -1 does") for name in ("micro_batch_size", "threads", "seed", "mtp_weight", "checkpoint_every")),
+        *((f"optimizer.lr={value}", "optimizer.lr: ") for value in ("nan", "NaN", "inf", "Infinity", "-1")),
+        ("optimizer.betas=[1,2]", "optimizer.betas.0: 1 does not fit"),
+        ("optimizer.betas=0.9", "optimizer.betas: 0.9 does not fit"),
+        ("optimizer.clip=0", "optimizer.clip: 0 does not fit"),
+        ("stages.dense.tokens=-5", "stages.dense.tokens: -5 does not fit"),
+        ("stages.dense.warmup=1.1", "stages.dense.warmup: 1.1 does not fit"),
+        ("stages.sparse.decay=-0.1", "stages.sparse.decay: -0.1 does not fit"),
+        ("seed=99999999999999999999", "seed: 99999999999999999999 does not fit"),
     ],
 )
 def test_a_wrong_setting_is_one_line_that_names_it(setting, said):
     with pytest.raises(ConfigError, match=".") as caught:
         override(recipe("debug"), [setting])
     assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "values", [{}, {"name": "a", "preset": "debug", "stages": [5]}, {"name": "a", "preset": "debug", "stages": [{}]}]
+)
+def test_a_recipe_that_is_not_whole_is_one_line(values):
+    with pytest.raises(ConfigError, match="^(name|stages[.]0[.a-z]*|stages[.]0): .*does not fit"):
+        recipes.from_dict(values)
+
+
+def test_a_run_of_no_steps_is_refused():
+    with pytest.raises(ConfigError, match="^stages: all have 0 tokens"):
+        override(recipe("debug"), [f"stages.{name}.tokens=0" for name in ("dense", "indexer", "sparse")])
 
 
 def test_an_unknown_recipe_names_those_there_are():

@@ -14,7 +14,9 @@ import torch
 
 import fourfold
 from fourfold.cli.main import main
-from fourfold.errors import ConfigError, FourfoldError
+from fourfold.data.corpus import Corpus, write_corpus
+from fourfold.errors import CheckpointError, ConfigError, DataError, FourfoldError
+from fourfold.text.tokenizer import Tokenizer
 from fourfold.training import checkpoint, recipes
 from fourfold.training.loop import Run, train
 from fourfold.training.objective import accumulate, set_mode
@@ -191,6 +193,85 @@ def test_folders_and_options_that_do_not_fit(small, whole, tmp_path, capsys):
         train(small, whole, resume=True)
 
 
+def edited(name, change):
+    def damage(folder):
+        values = json.loads((folder / name).read_text())
+        change(values)
+        (folder / name).write_text(json.dumps(values))
+
+    return damage
+
+
+def holding(name, content):
+    return lambda folder: (folder / name).write_text(content)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (holding("recipe.json", "{}"), "recipe.json: recipe is missing"),
+        (holding("recipe.json", "[]"), "recipe.json: must hold one JSON object"),
+        (holding("recipe.json", '{"recipe": {}, "model": {}}'), "recipe.json: name: does not fit"),
+        (holding("run.json", "{}"), "run.json: data is missing"),
+        (holding("metrics.jsonl", "5\n"), "metrics.jsonl: line 1 is not a row"),
+        (holding("metrics.jsonl", '{"step"\n{"step": 2}\n'), "metrics.jsonl: line 1 is not a row"),
+        (holding("checkpoints/step-2/checksum.json", "[]"), "no whole checkpoint is left"),
+        (edited("recipe.json", lambda values: values["model"].update(hidden_size=64)), "recipe.json: its model is not what"),
+        (edited("recipe.json", lambda values: values["recipe"].update(name="nano")), "is a run of nano, not debug"),
+    ],
+)
+def test_a_damaged_run_is_refused_in_one_line(small, tmp_path, damage, said):
+    train(small, tmp_path, steps=2)
+    damage(tmp_path)
+    with pytest.raises(FourfoldError) as caught:
+        train(small, tmp_path, resume=True)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_run_goes_on_only_under_the_recipe_it_began_with(small, tmp_path):
+    train(small, tmp_path / "run", steps=3)
+    with pytest.raises(ConfigError, match="--steps 2: .* is at step 3 already"):
+        train(small, tmp_path / "run", resume=True, steps=2)
+    train(dataclasses.replace(small, seed=5), tmp_path / "other", steps=1)
+    (tmp_path / "run" / "recipe.json").write_bytes((tmp_path / "other" / "recipe.json").read_bytes())
+    with pytest.raises(CheckpointError, match="recipe.json: is not the recipe this run began with"):
+        train(small, tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize("setting", ["model.hidden_size=64", "optimizer.matrices=adamw"])
+def test_a_state_that_does_not_fit_is_one_line(small, tmp_path, setting):
+    train(small, tmp_path, steps=1)
+    with Reporter(6) as reporter:
+        other = Run(recipes.override(small, [setting]), tmp_path, reporter)
+    digest = json.loads((checkpoint.folder_of(tmp_path, 1) / checkpoint.CHECKSUM).read_text())["recipe"]
+    with pytest.raises(
+        CheckpointError, match="state.pt: does not fit this model and optimiser [(].*[)]; use the version"
+    ) as caught:
+        checkpoint.load(tmp_path, 1, other.model, other.optimizer, digest)
+    assert "\n" not in str(caught.value) and not isinstance(caught.value, checkpoint.DamagedError)
+
+
+def test_an_unwritable_folder_is_noticed_before_anything_is_read(small, tmp_path):
+    (tmp_path / "file").write_text("")
+    absent = dataclasses.replace(small, corpus="absent")
+    with pytest.raises(FourfoldError, match="file/run: cannot be written"):
+        train(absent, tmp_path / "file" / "run")
+    with pytest.raises(DataError, match="absent"):
+        train(absent, tmp_path / "run")
+
+
+def test_a_corpus_with_nothing_held_out_can_be_trained_on(small, small_corpus, tmp_path, capsys):
+    tokenizer = Tokenizer.load(small_corpus / "tokenizer")
+    documents = list(Corpus.open(small_corpus).documents("held_out"))
+    (tmp_path / "corpus" / "tokenizer").mkdir(parents=True)
+    tokenizer.save(tmp_path / "corpus" / "tokenizer")
+    write_corpus(tmp_path / "corpus", "one", {"train": documents}, tokenizer)
+    summary = train(dataclasses.replace(small, corpus=str(tmp_path / "corpus"), document_stride=1, eval_every=2), tmp_path / "run")
+    assert summary.held_out_loss is None and capsys.readouterr().err.count("has no held_out split") == 1
+    assert "Held-out" not in (tmp_path / "run" / "model" / "README.md").read_text()
+    assert fourfold.load(tmp_path / "run" / "model") is not None
+
+
 def weights(run):
     return {name: value.clone() for name, value in run.model.state_dict().items()}
 
@@ -210,8 +291,18 @@ def test_each_stage_moves_only_what_it_trains(small, tmp_path):
     assert moved[4] & indexers and len((moved[4] | moved[5]) & parameters) > 0.9 * len(parameters)
 
 
+def test_a_run_may_start_from_the_weights_of_a_checkpoint(small, whole, tmp_path):
+    longer = [f"init={whole / 'model'}", "stages.dense.tokens=0", "stages.sparse.tokens=0"]
+    train(recipes.override(small, longer), tmp_path / "on")
+    before, after = (fourfold.load(folder / "model").state_dict() for folder in (whole, tmp_path / "on"))
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved and all(".indexer." in name for name in moved)
+    with pytest.raises(ConfigError, match="init: .* has another hidden_size"):
+        train(recipes.override(small, [f"init={whole / 'model'}", "model.hidden_size=64"]), tmp_path / "other")
+
+
 def test_the_indexer_learns_what_attention_reads(small, tmp_path):
-    longer = recipes.override(small, ["stages.dense.tokens=64", "stages.indexer.tokens=3840", "stages.indexer.lr=0.02"])
+    longer = recipes.override(small, ["stages.dense.tokens=64", "stages.indexer.tokens=3840", "stages.indexer.lr=0.002"])
     with Reporter(60) as reporter:
         run = Run(longer, tmp_path, reporter)
         losses = []
@@ -264,14 +355,24 @@ def test_micro_batches_add_up(small, tmp_path, mode):
         assert terms[1][name] == pytest.approx(terms[0][name], rel=1e-4, abs=1e-6)
 
 
-def test_a_failed_compilation_is_one_line_and_the_run_goes_on(small, whole, tmp_path, monkeypatch, capsys):
+def test_a_held_out_loss_that_is_not_finite_stops_the_run(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(Run, "evaluate", lambda *args: {"loss": torch.nan, "bits_per_byte": torch.nan})
+    with pytest.raises(FourfoldError, match="step 6: the held-out loss is not finite"):
+        train(small, tmp_path)
+    assert checkpoint.steps_of(tmp_path) == [2, 4] and not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("failing", ["at once", "in evaluation"])
+def test_a_failed_compilation_is_one_line_and_the_run_goes_on(small, whole, tmp_path, monkeypatch, capsys, failing):
     def broken(function):
         def fail(*args):
-            raise RuntimeError("no compiler\nis here")
+            if failing == "at once" or not torch.is_grad_enabled():
+                raise RuntimeError("no compiler\nis here")
+            return function(*args)
 
         return fail
 
     monkeypatch.setattr(torch, "compile", broken)
     train(dataclasses.replace(small, compile=True), tmp_path / "eager")
-    assert "torch.compile failed (no compiler); going on without it\n" in capsys.readouterr().err
+    assert capsys.readouterr().err.count("torch.compile failed (no compiler); going on without it\n") == 1
     assert_same_run(whole, tmp_path / "eager")
