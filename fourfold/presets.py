@@ -200,7 +200,7 @@ def debug() -> ModelConfig:
         num_hidden_layers=3,
         intermediate_size=64,
         attention=micro().attention.but(q_lora_rank=16, kv_lora_rank=16, qk_nope_head_dim=8, qk_rope_head_dim=8, v_head_dim=8),
-        selection=SelectionConfig(index_n_heads=2, index_head_dim=8, index_topk=16),
+        selection=SelectionConfig(index_n_heads=4, index_head_dim=8, index_topk=16),
         experts=micro().experts.but(n_routed_experts=8, num_experts_per_tok=2, moe_intermediate_size=16),
         memory=micro().memory.but(engram_layers=(1,), engram_vocab_size=(251, 251), engram_dim=16, engram_heads=2),
     )
