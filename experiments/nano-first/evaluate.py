@@ -1,6 +1,6 @@
 """Bits per byte of the bundled nano over the whole held-out split, with sparse and with dense attention, and figures of its runs.
 
-python experiments/nano-first/evaluate.py       # writes result.json beside this file; --runs: the figures of the runs alone
+python experiments/nano-first/evaluate.py       # writes result.json beside this file; --runs: all but the bits per byte
 """
 
 import json
@@ -15,6 +15,7 @@ import torch
 import fourfold
 from fourfold.data.corpus import Corpus
 from fourfold.data.packing import PackedTokens
+from fourfold.model.trace import Trace
 from fourfold.training.metrics import bits_per_byte
 
 HERE = Path(__file__).parent
@@ -38,12 +39,20 @@ def figures(metrics: Path) -> dict:
 
 def main() -> None:
     runs = {name: figures(HERE / name / "metrics.jsonl") for name in (".", "indexer")}
-    if "--runs" in sys.argv:
-        result = json.loads((HERE / "result.json").read_text()) | {"runs": runs}
-    else:
-        result = evaluate() | {"runs": runs}
+    scores = json.loads((HERE / "result.json").read_text()) if "--runs" in sys.argv else evaluate()
+    result = scores | {"runs": runs, "stream_mixing_diagonal": mixing_diagonal()}
     (HERE / "result.json").write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
+
+
+@torch.inference_mode()
+def mixing_diagonal() -> list[float]:
+    """How much of a residual stream stays in it, mean at each site over a held-out row of each; 0.71 before training."""
+    model, trace = fourfold.load("nano", dtype="float32"), Trace()
+    rows = PackedTokens(Corpus.open("tiny-text"), model.tokenizer, 512, "held_out")
+    model(rows.take(list(range(ROWS)))[0][:, :-1], trace=trace)
+    sites = (mixing for layer in trace.layers for mixing in layer.stream_mixing)
+    return [round(site.diagonal(dim1=-2, dim2=-1).mean().item(), 3) for site in sites]
 
 
 def evaluate() -> dict:

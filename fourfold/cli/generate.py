@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from fourfold.model.transformer import Transformer
 
 # Parameters below which a token is too little work to share out: beside another busy process two threads wait for each other
-# (measured: five to ten times slower). Such a model is also run in fp32, which most processors do faster than bf16.
+# and lose by it. Such a model is also run in fp32, which most processors do faster than bf16.
 SMALL = 100_000_000
 
 

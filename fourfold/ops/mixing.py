@@ -38,5 +38,5 @@ class _MixWeights(torch.autograd.Function):
 
 
 def mix_weights(streams: Tensor, fn: Tensor, eps: float) -> Tensor:
-    """`mix_weights_definition` with a backward of its own, in a third of the passes over memory."""
+    """`mix_weights_definition` with a backward of its own, in fewer passes over memory."""
     return _MixWeights.apply(streams, fn, eps)

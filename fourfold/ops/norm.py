@@ -36,7 +36,7 @@ class _RMSNorm(torch.autograd.Function):
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """`rms_norm_definition` with a backward of its own, in a third of the passes over memory."""
+    """`rms_norm_definition` with a backward of its own, in fewer passes over memory."""
     return _RMSNorm.apply(x, weight, eps)
 
 

@@ -48,5 +48,5 @@ class _Sinkhorn(torch.autograd.Function):
 
 
 def sinkhorn(logits: Tensor, iterations: int, eps: float) -> Tensor:
-    """`sinkhorn_definition` for logits [N, n, n], some eight times as fast forward and back."""
+    """`sinkhorn_definition` for logits [N, n, n], in the layout and with the backward above."""
     return _Sinkhorn.apply(logits, iterations, eps)
