@@ -13,7 +13,7 @@ from fourfold.model.inputs import Context
 from fourfold.model.rope import rotate, yarn_attention_scale
 from fourfold.model.selection import Indexer, Selection, chunks
 from fourfold.model.state import Fields, LayerState
-from fourfold.ops.attention import attend, attend_chosen, attend_definition
+from fourfold.ops.attention import attend, attend_chosen, attend_in_parts
 from fourfold.ops.linear import Linear, dense
 from fourfold.ops.norm import RMSNorm
 
@@ -81,22 +81,31 @@ class Reader:
 
     def read(self, selection: Selection, context: Context) -> Tensor:
         """The outputs [S, C, H, E] of the selected queries, a few at a time."""
+        if context.wants_mass or (torch.is_grad_enabled() and not self.gathers):
+            return self._finished(self._read_for_training(selection, context))
         width = selection.queries.stop - selection.queries.start
         keys = selection.indices.shape[-1] * self.k.shape[-1] if self.gathers else self.k.shape[1]
         parts = chunks(width, self.q.shape[0] * self.q.shape[2] * keys)
-        return torch.cat([self._read(selection.part(part), context) for part in parts], dim=1)
+        return torch.cat([self._finished(self._read(selection.part(part), context)) for part in parts], dim=1)
 
     def _read(self, selection: Selection, context: Context) -> Tensor:
         q = self.q[:, selection.queries]
         if self.gathers:
-            out = attend_chosen(q, self.k, self.v, selection.indices, selection.valid, self.scale)
-        else:
-            mask = selection.mask(context.visible(selection.queries), self.k.shape[1])
-            if context.wants_mass:
-                out, probabilities = attend_definition(q, self.k, self.v, mask, self.scale)
-                context.layer_trace.extend("attention_mass", probabilities.detach().float().mean(1))
-            else:
-                out = attend(q, self.k, self.v, mask, self.scale)
+            return attend_chosen(q, self.k, self.v, selection.indices, selection.valid, self.scale)
+        mask = selection.mask(context.visible(selection.queries), self.k.shape[1])
+        return attend(q, self.k, self.v, mask, self.scale)
+
+    def _read_for_training(self, selection: Selection, context: Context) -> Tensor:
+        q, keys = self.q[:, selection.queries], self.k.shape[1]
+        mask = selection.mask(context.visible(selection.queries), keys)
+        if mask is None:
+            mask = torch.ones(*q.shape[:2], keys, dtype=torch.bool, device=q.device)
+        out, mass = attend_in_parts(q, self.k, self.v, mask, self.scale, context.wants_mass)
+        if mass is not None:
+            context.layer_trace.extend("attention_mass", mass)
+        return out
+
+    def _finished(self, out: Tensor) -> Tensor:
         return out if self.finish is None else self.finish(out)
 
 

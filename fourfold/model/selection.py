@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fourfold.config import ModelConfig
 from fourfold.model.inputs import Context
 from fourfold.model.rope import rotate
 from fourfold.model.state import Fields, LayerState
+from fourfold.ops.indexer import index_scores
 from fourfold.ops.linear import Linear
 from fourfold.ops.topk import newest_topk
 
@@ -88,7 +88,8 @@ class Indexer(nn.Module):
         queries, weights = (batch.pad(y) for y in self.queries(x, query_input, context))
         keys = state.read("index_key") if state is not None else batch.pad(self.keys(x, context))
         for part in chunks(batch.longest, queries.shape[0] * keys.shape[1] * self.heads):
-            scores, visible = self.scores(queries[:, part], keys, weights[:, part]), context.visible(part)
+            visible = context.visible(part)
+            scores = index_scores(queries[:, part], keys, weights[:, part], visible)
             selection = Selection(part) if everything else self.choose(part, scores.detach(), visible)
             if context.trace is not None:
                 context.layer_trace.extend("index_scores", scores)
@@ -106,11 +107,6 @@ class Indexer(nn.Module):
     def keys(self, x: Tensor, context: Context) -> Tensor:
         """Rotated keys [N, width], one head for all."""
         return self._rotate(self.k_norm(self.wk(x.detach())), context)
-
-    def scores(self, queries: Tensor, keys: Tensor, weights: Tensor) -> Tensor:
-        """[S, C, heads, width], [S, K, width], [S, C, heads] -> fp32 [S, C, K]."""
-        products = F.relu(torch.einsum("schd,skd->schk", queries.float(), keys.float()))
-        return torch.einsum("schk,sch->sck", products, weights)
 
     def choose(self, part: slice, scores: Tensor, visible: Tensor | None) -> Selection:
         """The `index_topk` best visible keys of each query, the newer first among equals."""

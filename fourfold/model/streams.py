@@ -8,10 +8,9 @@ from torch import Tensor, nn
 
 from fourfold.config import StreamsConfig
 from fourfold.model.inputs import Context
-from fourfold.ops.mixing import mix_weights
-from fourfold.ops.sinkhorn import sinkhorn
+from fourfold.ops import streams as ops
 
-Mix = tuple[Tensor, Tensor] | None  # post and comb, from `read` to `write`
+Mix = tuple[Tensor, Tensor, Tensor] | None  # post, comb and the streams, from `read` to `write`
 
 
 class PlainResidual(nn.Module):
@@ -56,41 +55,37 @@ class HyperConnections(nn.Module):
             self.base.copy_(torch.cat(static))
             self.scale.fill_(0.01)
 
-    def weights(self, streams: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """pre [N, n], post [N, n], comb [N, n, n] (source, target), fp32."""
-        n, config = self.config.hc_mult, self.config
-        mixes = self.constrained_mixes(streams) if self.constrained else self.free_mixes(streams)
-        bases = self.base.float().split([n, n, n * n])
-        pre, post, comb = (m * s + b for m, s, b in zip(mixes, self.scale.float(), bases, strict=True))
-        comb = comb.unflatten(-1, (n, n))
-        if not self.constrained:
-            return pre, post, comb
-        mixing = sinkhorn(comb, config.hc_sinkhorn_iters, config.hc_eps)
-        return pre.sigmoid() + config.hc_eps, 2 * post.sigmoid(), mixing
-
-    def constrained_mixes(self, streams: Tensor) -> list[Tensor]:
-        """Projections of all streams together, for pre, post and comb."""
-        n = self.config.hc_mult
-        return list(mix_weights(streams, self.fn.float(), self.eps).split([n, n, n * n], dim=-1))
-
-    def free_mixes(self, streams: Tensor) -> list[Tensor]:
-        """tanh of each stream's own projections: one for pre, one for post, one to every target."""
-        each = mix_weights(streams.flatten(0, 1)[:, None], self.fn.float(), self.eps).tanh().unflatten(0, streams.shape[:2])
-        return [each[..., 0], each[..., 1], each[..., 2:].flatten(1)]
-
     def read(self, streams: Tensor, context: Context) -> tuple[Tensor, Mix]:
         """y = Σ_k pre_k X_k [N, d], and what `write` needs."""
-        pre, post, comb = self.weights(streams)
+        y, post, comb, streams = self.weighed(streams)
         if context.trace is not None:
             context.layer_trace.stream_mixing.append(comb.detach())
-        return weighted_sum(pre, streams), (post, comb)
+        return y, (post, comb, streams)
+
+    def weighed(self, streams: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """y, post and comb as above, and the streams that `write` is to start from."""
+        if self.constrained:
+            return ops.read(streams, *self.parameters_fp32(), self.config.hc_sinkhorn_iters, self.config.hc_eps, self.eps)
+        pre, post, comb = self.free_weights(streams)
+        return ops.weighted_sum(pre, streams), post, comb, streams
+
+    def parameters_fp32(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.fn.float(), self.base.float(), self.scale.float()
+
+    def free_weights(self, streams: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """pre [N, n], post [N, n], comb [N, n, n] in fp32: static weights and tanh of each stream's own projections."""
+        n = self.config.hc_mult
+        fn, base, scale = self.parameters_fp32()
+        each = ops.mix_weights(streams.flatten(0, 1)[:, None], fn, self.eps).tanh().unflatten(0, streams.shape[:2])
+        mixes = each[..., 0], each[..., 1], each[..., 2:].flatten(1)  # one for pre, one for post, one to every target
+        pre, post, comb = (m * s + b for m, s, b in zip(mixes, scale, base.split([n, n, n * n]), strict=True))
+        return pre, post, comb.unflatten(-1, (n, n))
 
     def write(self, streams: Tensor, out: Tensor, mix: Mix) -> Tensor:
         """X'_k = post_k F + Σ_j comb[j, k] X_j."""
         assert mix is not None
-        post, comb = mix
-        mixed = torch.baddbmm(post[:, :, None] * out[:, None].float(), comb.transpose(1, 2), streams.float())
-        return mixed.to(streams.dtype)
+        post, comb, streams = mix  # as `read` gave them back: their gradients meet there
+        return ops.write(streams, out, post, comb)
 
 
 class Collapse(nn.Module):
@@ -118,13 +113,8 @@ class Collapse(nn.Module):
         """X [N, n, d] -> [N, d]."""
         if self.config is None:
             return streams[:, 0]
-        mixes = mix_weights(streams, self.fn.float(), self.eps) * self.scale.float() + self.base.float()
-        return weighted_sum(mixes.sigmoid() + self.config.hc_eps, streams)
-
-
-def weighted_sum(weights: Tensor, streams: Tensor) -> Tensor:
-    """Σ_k w_k X_k in fp32: weights [N, n], streams [N, n, d] -> [N, d]. Rounded weights would no longer sum to one."""
-    return torch.bmm(weights[:, None], streams.float())[:, 0].to(streams.dtype)
+        mixes = ops.mix_weights(streams, self.fn, self.eps) * self.scale.float() + self.base.float()
+        return ops.weighted_sum(mixes.sigmoid() + self.config.hc_eps, streams)
 
 
 def build_site(hidden: int, config: StreamsConfig | None, eps: float, site: int) -> PlainResidual | HyperConnections:

@@ -1,8 +1,13 @@
 """Reading keys and values: softmax(q kᵀ · scale) v over the keys that a mask or a selection allows."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from fourfold.ops import native
+from fourfold.ops.parts import visible_parts
 
 
 def attend_definition(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
@@ -23,7 +28,7 @@ def attend_definition(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scal
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    """`attend_definition` by PyTorch's fused kernel; shapes as there."""
+    """`attend_definition` by PyTorch's fused kernel, the fastest without gradients; shapes as there."""
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     grouped = q.shape[1] != k.shape[1]
     if grouped and k.shape[1] == 1:  # one latent for all heads: a broadcast view costs nothing
@@ -36,6 +41,91 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -
     if mask is not None:
         out = out.masked_fill(~mask.any(-1)[:, None, :, None], 0.0)
     return out.transpose(1, 2)
+
+
+class _AttendInParts(torch.autograd.Function):
+    """A few queries of one sequence at a time, over the range of keys that any of them may read: for packed documents that is
+    little. The probabilities are kept for the backward pass, and give the attention mass for nothing.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float, wants_mass: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        sequences, queries, heads, _ = q.shape
+        groups, keys = k.shape[2], k.shape[1]
+        q, k, v = (x.transpose(1, 2).contiguous() for x in (q, k, v))  # heads first
+        mask = mask.contiguous()
+        out = q.new_empty(sequences, heads, queries, v.shape[-1])
+        mass = q.new_zeros(mask.shape, dtype=torch.float32) if wants_mass else None
+        kept: list[tuple[int, slice, slice, Tensor]] = []
+        wants_grad = any(ctx.needs_input_grad)  # not in a frozen trunk, which is read for its mass alone
+        for s, part, read in visible_parts(mask, heads * keys):
+            scores = torch.bmm(_by_group(q[s][:, part], groups), k[s][:, read].mT)
+            _softmax_(scores, mask[s], None if mass is None else mass[s], part, read, heads, scale)
+            out[s][:, part] = torch.bmm(scores, v[s][:, read]).view(heads, -1, v.shape[-1])
+            if wants_grad:
+                kept.append((s, part, read, scores))
+        ctx.save_for_backward(q, k, v)
+        ctx.kept, ctx.scale = kept, scale
+        if mass is not None:
+            ctx.mark_non_differentiable(mass)
+        return out.transpose(1, 2), mass
+
+    @staticmethod
+    def backward(ctx: Any, out_grad: Tensor, _: Any) -> tuple:
+        q, k, v = ctx.saved_tensors
+        groups = k.shape[1]
+        out_grad, q_grad = out_grad.transpose(1, 2).contiguous(), torch.zeros_like(q)
+        k_grad, v_grad = torch.zeros_like(k, dtype=torch.float32), torch.zeros_like(v, dtype=torch.float32)
+        for s, part, read, probabilities in ctx.kept:
+            arriving, own = (_by_group(x[s][:, part], groups) for x in (out_grad, q))
+            v_grad[s][:, read] += torch.bmm(probabilities.mT, arriving)
+            grad = torch.bmm(arriving, v[s][:, read].mT)
+            _softmax_backward_(probabilities, grad, ctx.scale)
+            k_grad[s][:, read] += torch.bmm(grad.mT, own)
+            q_grad[s][:, part] = torch.bmm(grad, k[s][:, read]).view(q.shape[1], -1, q.shape[-1])
+        grads = (x.to(q.dtype).transpose(1, 2) for x in (q_grad, k_grad, v_grad))
+        return (*grads, None, None, None)
+
+
+def attend_in_parts(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float, wants_mass: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """`attend_definition` for training: the output, and on demand the mass [S, C, K] fp32, the mean probability over heads.
+
+    Nothing flows back through the mass.
+    """
+    return _AttendInParts.apply(q, k, v, mask, scale, wants_mass)
+
+
+def _by_group(x: Tensor, groups: int) -> Tensor:
+    """[H, C, D] -> [G, H/G · C, D]: the heads that share a key, one after the other."""
+    return x.reshape(groups, -1, x.shape[-1])
+
+
+def _softmax_(scores: Tensor, mask: Tensor, mass: Tensor | None, part: slice, read: slice, heads: int, scale: float) -> None:
+    """Scores [G, H/G · C, keys] to probabilities in place; mask and mass [queries, K] are of the whole sequence."""
+    allowed, size, keys = mask[part, read], part.stop - part.start, scores.shape[-1]
+    to = None if mass is None else mass[part, read]
+    if native.ready(scores):
+        native.call("softmax", scores.dtype, scores, allowed, to, heads, size, keys, mask.stride(0), float(scale))
+        return
+    rows = scores.view(heads, size, keys)
+    odds = (rows.float() * scale).masked_fill(~allowed, -torch.inf).softmax(-1).masked_fill(~allowed, 0.0)
+    rows.copy_(odds)
+    if to is not None:
+        to.copy_(rows.float().mean(0))
+
+
+def _softmax_backward_(probabilities: Tensor, grad: Tensor, scale: float) -> None:
+    """d(probabilities) to d(scores) in place."""
+    if native.ready(probabilities, grad):
+        rows, keys = probabilities.shape[0] * probabilities.shape[1], probabilities.shape[2]
+        native.call("softmax_backward", grad.dtype, probabilities, grad, rows, keys, float(scale))
+        return
+    p, g = probabilities.float(), grad.float()
+    grad.copy_(scale * p * (g - (p * g).sum(-1, keepdim=True)))
 
 
 def attend_chosen(q: Tensor, k: Tensor, v: Tensor, indices: Tensor, valid: Tensor, scale: float) -> Tensor:

@@ -3,31 +3,74 @@
 Every token reaches every expert chosen for it; nothing has a capacity.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fourfold.ops import native
 from fourfold.ops.linear import linear
-from fourfold.weights.stores import Store
+from fourfold.weights.stores import ResidentStore, Store
+
+STEP = 64  # in training, an expert's group of rows is filled up to a multiple of it: the library compiles every new shape
+
+
+def silu_gate_definition(gate_up: Tensor) -> Tensor:
+    """SiLU(gate) ⊙ up of [..., 2f] with the gate first -> [..., f]."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    return F.silu(gate) * up
+
+
+class _SiluGate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate_up: Tensor) -> Tensor:
+        gate_up = gate_up.contiguous()
+        ctx.save_for_backward(gate_up)
+        return _silu_gate(gate_up)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return _silu_gate_backward(ctx.saved_tensors[0], grad.contiguous())
+
+
+def silu_gate(gate_up: Tensor) -> Tensor:
+    """`silu_gate_definition` in one pass where there are kernels."""
+    return _SiluGate.apply(gate_up) if native.ready(gate_up) else silu_gate_definition(gate_up)
+
+
+def _silu_gate(gate_up: Tensor) -> Tensor:
+    width = gate_up.shape[-1] // 2
+    out = gate_up.new_empty(*gate_up.shape[:-1], width)
+    native.call("swiglu_forward", out.dtype, gate_up, out, out.numel() // width, width)
+    return out
+
+
+def _silu_gate_backward(gate_up: Tensor, arriving: Tensor) -> Tensor:
+    width, grad = arriving.shape[-1], torch.empty_like(gate_up)
+    native.call("swiglu_backward", grad.dtype, gate_up, arriving, grad, arriving.numel() // width, width)
+    return grad
 
 
 def swiglu(x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
     """x [..., d]; gate_up [2f, d] with the gate first; down [d, f]."""
-    gate, up = linear(x, gate_up).chunk(2, dim=-1)
-    return linear(F.silu(gate) * up, down)
+    return linear(silu_gate(linear(x, gate_up)), down)
 
 
 def experts_definition(x: Tensor, ids: Tensor, weights: Tensor, gate_up: Store, down: Store) -> Tensor:
     """x [N, d], ids and weights [N, k], stores [E, 2f, d] and [E, d, f] -> [N, d], one token and one expert at a time."""
     rows = []
     for token, chosen, share in zip(x, ids, weights, strict=True):
-        outputs = [swiglu(token, gate_up.fetch(e), down.fetch(e)) for e in chosen]
+        outputs = [linear(silu_gate_definition(linear(token, gate_up.fetch(e))), down.fetch(e)) for e in chosen]
         rows.append(sum(s * y for s, y in zip(share, outputs, strict=True)))
     return torch.stack(rows)
 
 
 def grouped_experts(x: Tensor, ids: Tensor, weights: Tensor, gate_up: Store, down: Store) -> Tensor:
     """`experts_definition` with the tokens sorted by expert, so that each expert is one matrix product."""
+    trained = torch.is_grad_enabled() and isinstance(gate_up, ResidentStore) and isinstance(down, ResidentStore)
+    if trained and native.ready(x, gate_up.all(), down.all()):
+        return _GroupedExperts.apply(x, ids, weights.float(), gate_up.all(), down.all())
     tokens, chosen = ids.shape
     order = ids.flatten().argsort(stable=True)
     counts = torch.bincount(ids.flatten(), minlength=gate_up.shape[0])
@@ -42,3 +85,59 @@ def grouped_experts(x: Tensor, ids: Tensor, weights: Tensor, gate_up: Store, dow
     sorted_rows = torch.cat(outputs)
     rows = sorted_rows[order.argsort()].view(tokens, chosen, -1)
     return (rows * weights[..., None].to(rows.dtype)).sum(1)
+
+
+class _GroupedExperts(torch.autograd.Function):
+    """For training: rows are sorted into groups that begin at multiples of STEP, with zeros between them.
+
+    Zeros stay zeros through SwiGLU and back, so that they add nothing anywhere.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, ids: Tensor, weights: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+        x, ids, weights, (experts, wide, width) = x.contiguous(), ids.contiguous(), weights.contiguous(), gate_up.shape
+        tokens, chosen = ids.shape
+        places, starts = torch.empty_like(ids), ids.new_empty(experts + 1)
+        native.call("expert_places", None, ids, places, starts, ids.numel(), experts, STEP)
+        ctx.groups = _groups(starts)
+        rows = x.new_zeros(int(starts[-1]), width)
+        native.call("experts_spread", x.dtype, x, places, None, rows, tokens, chosen, width)
+        hidden = x.new_empty(len(rows), wide)
+        for e, part in ctx.groups:
+            torch.mm(rows[part], gate_up[e].T, out=hidden[part])
+        middle = _silu_gate(hidden)
+        read = torch.empty_like(rows)
+        for e, part in ctx.groups:
+            torch.mm(middle[part], down[e].T, out=read[part])
+        out = torch.empty_like(x)
+        native.call("experts_combine", x.dtype, read, places, weights, out, tokens, chosen, width)
+        ctx.save_for_backward(places, weights, rows, hidden, middle, read, gate_up, down)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple:
+        places, weights, rows, hidden, middle, read, gate_up, down = ctx.saved_tensors
+        grad, sizes = grad.contiguous(), (*weights.shape, grad.shape[-1])
+        weights_grad = torch.empty_like(weights)
+        native.call("experts_combine_weights", grad.dtype, read, places, grad, weights_grad, *sizes)
+        read_grad = torch.zeros_like(read)
+        native.call("experts_spread", grad.dtype, grad, places, weights, read_grad, *sizes)
+        # A group without rows has no product to fill its gradient.
+        gate_up_grad, down_grad = torch.zeros_like(gate_up), torch.zeros_like(down)
+        middle_grad, rows_grad = torch.empty_like(middle), torch.empty_like(rows)
+        for e, part in ctx.groups:
+            torch.mm(read_grad[part].T, middle[part], out=down_grad[e])
+            torch.mm(read_grad[part], down[e], out=middle_grad[part])
+        hidden_grad = _silu_gate_backward(hidden, middle_grad)
+        for e, part in ctx.groups:
+            torch.mm(hidden_grad[part].T, rows[part], out=gate_up_grad[e])
+            torch.mm(hidden_grad[part], gate_up[e], out=rows_grad[part])
+        x_grad = torch.empty_like(grad)
+        native.call("experts_combine", grad.dtype, rows_grad, places, None, x_grad, *sizes)
+        return x_grad, None, weights_grad, gate_up_grad, down_grad
+
+
+def _groups(starts: Tensor) -> list[tuple[int, slice]]:
+    """Each expert that has rows, and which rows they are."""
+    edges = starts.tolist()
+    return [(e, slice(a, b)) for e, (a, b) in enumerate(zip(edges, edges[1:], strict=False)) if a < b]

@@ -7,6 +7,8 @@ another batch would change what is read.
 import torch
 from torch import Tensor
 
+from fourfold.ops import native
+
 
 def first_topk(scores: Tensor, k: int) -> Tensor:
     """Indices [..., k] of the k largest, best first; equal scores go to the lower index (experts)."""
@@ -24,12 +26,17 @@ def newest_topk(scores: Tensor, k: int) -> Tensor:
     length = scores.shape[-1]
     if k >= length:
         return torch.arange(length, device=scores.device).expand(scores.shape)
+    if native.ready(scores) and scores.dtype == torch.float32:
+        scores = scores.contiguous()
+        chosen = torch.empty(*scores.shape[:-1], k, dtype=torch.long)
+        native.call("newest_topk", None, scores, chosen, scores.numel() // length, length, k)
+        return chosen
     cut = scores.topk(k, dim=-1).values[..., -1:]
     above, ties = scores > cut, scores == cut
     wanted = k - above.sum(-1, keepdim=True)
     ties_from_newest = ties.flip(-1).cumsum(-1).flip(-1)
-    chosen = above | (ties & (ties_from_newest <= wanted))
-    slot = torch.where(chosen, chosen.cumsum(-1) - 1, k)  # a row's k-th slot takes everything that was not chosen
+    kept = above | (ties & (ties_from_newest <= wanted))
+    slot = torch.where(kept, kept.cumsum(-1) - 1, k)  # a row's k-th slot takes everything that was not chosen
     positions = torch.arange(length, device=scores.device).expand(scores.shape)
     room = torch.zeros(*scores.shape[:-1], k + 1, dtype=torch.long, device=scores.device)
     return room.scatter_(-1, slot, positions)[..., :k]

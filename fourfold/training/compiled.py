@@ -11,7 +11,7 @@ from fourfold.model.streams import HyperConnections
 from fourfold.model.transformer import Transformer
 from fourfold.ops.norm import RMSNorm
 
-METHODS = {HyperConnections: ("weights", "write"), RMSNorm: ("forward",)}
+METHODS = {HyperConnections: ("weighed", "write"), RMSNorm: ("forward",)}
 
 
 def compile_parts(model: Transformer) -> None:

@@ -4,13 +4,11 @@ Every loss takes a `weight` or a `denominator` so that a batch cut into micro-ba
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fourfold.model.trace import LayerTrace
-
-IGNORED = -100
-CHUNK = 512  # tokens whose logits exist at once: 16 MiB in fp32 at a vocabulary of 8192
+from fourfold.ops.cross_entropy import IGNORED
+from fourfold.ops.indexer import index_kl
 
 
 def targets_ahead(tokens: Tensor, documents: Tensor, ahead: int) -> Tensor:
@@ -23,53 +21,6 @@ def targets_ahead(tokens: Tensor, documents: Tensor, ahead: int) -> Tensor:
     same = documents[:, :reach] == documents[:, ahead:]
     targets[:, :reach] = tokens[:, ahead:].where(same, IGNORED)[:, : targets.shape[1]]
     return targets
-
-
-def cross_entropy_plain(hidden: Tensor, head: Tensor, targets: Tensor, denominator: float) -> Tensor:
-    """Definition: summed cross-entropy of logits `hidden @ head.T` [N, V] in fp32, over `denominator`."""
-    logits = F.linear(hidden, head).float()
-    return F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum") / denominator
-
-
-class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Loss and gradients a chunk of tokens at a time, both in the forward pass: the logits [N, V] never exist whole."""
-
-    @staticmethod
-    def forward(ctx, hidden: Tensor, head: Tensor, targets: Tensor, denominator: float, chunk: int) -> Tensor:
-        hidden_grad = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        head_grad = torch.zeros_like(head, dtype=torch.float32) if ctx.needs_input_grad[1] else None
-        # Two buffers serve every chunk (one in fp32): fresh memory of this size would cost more than the arithmetic.
-        raw = hidden.new_empty(min(chunk, len(hidden)), len(head))
-        wide = raw if raw.dtype == torch.float32 else raw.float()
-        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        for start in range(0, len(hidden), chunk):
-            part = slice(start, start + chunk)
-            kept, wanted = targets[part] != IGNORED, targets[part].clamp(min=0)[:, None]
-            products = torch.mm(hidden[part], head.T, out=raw[: len(kept)])
-            logits = wide[: len(kept)].copy_(products)
-            best, right = logits.amax(-1), logits.gather(1, wanted)[:, 0]
-            odds = torch.softmax(logits, -1, out=logits)
-            logsumexp = best - odds.amax(-1).log()  # the best token's odds are at least 1 / V, so their logarithm is exact
-            total += (logsumexp - right).where(kept, 0.0).sum()
-            odds.scatter_add_(1, wanted, odds.new_full(wanted.shape, -1.0)).mul_(kept[:, None] / denominator)
-            grad = products.copy_(odds)
-            if hidden_grad is not None:
-                torch.mm(grad, head, out=hidden_grad[part])
-            if head_grad is not None and raw is wide:
-                head_grad.addmm_(grad.T, hidden[part])
-            elif head_grad is not None:
-                head_grad += grad.T @ hidden[part]
-        ctx.save_for_backward(hidden_grad, None if head_grad is None else head_grad.to(head.dtype))
-        return total / denominator
-
-    @staticmethod
-    def backward(ctx, grad_output: Tensor) -> tuple:
-        return (*(None if grad is None else grad * grad_output.to(grad.dtype) for grad in ctx.saved_tensors), None, None, None)
-
-
-def cross_entropy(hidden: Tensor, head: Tensor, targets: Tensor, denominator: float, chunk: int = CHUNK) -> Tensor:
-    """`cross_entropy_plain` without its logits. hidden [N, d], head [V, d], targets [N] int64 with IGNORED; a scalar."""
-    return _ChunkedCrossEntropy.apply(hidden, head, targets, denominator, chunk)
 
 
 def balance_loss(layer: LayerTrace, rows: int, experts_per_token: int) -> Tensor:
@@ -97,17 +48,17 @@ def update_bias(bias: Tensor, load: Tensor, speed: float) -> None:
 
 
 def indexer_loss(layer: LayerTrace) -> Tensor:
-    """Mean over queries of KL(attention mass || softmax of the index scores), over the keys that the trace lets be judged."""
-    scores = layer.index_scores.float().masked_fill(~layer.index_mask, -torch.inf)
-    judged = layer.index_mask.any(-1)
-    log_index = scores[judged].log_softmax(-1)
-    mass = layer.attention_mass[judged].float()
-    return (torch.special.xlogy(mass, mass) - mass * log_index.masked_fill(mass == 0, 0.0)).sum(-1).mean()
+    """KL of the indexer from the attention that its layer traced."""
+    return index_kl(layer.index_scores, layer.attention_mass, layer.index_mask)
 
 
 @torch.no_grad()
 def dead_fraction(layer: LayerTrace) -> float:
-    """Share of queries whose index scores are all exactly zero: every ReLU is off, so that neither choice nor gradient is left."""
-    judged = layer.index_mask.any(-1)
-    silent = ((layer.index_scores == 0) | ~layer.index_mask).all(-1)
+    """Share of queries whose index scores are all exactly zero: every ReLU is off, so that neither choice nor gradient is left.
+
+    Counted over each eighth query.
+    """
+    scores, mask = layer.index_scores[:, ::8], layer.index_mask[:, ::8]
+    judged = mask.any(-1)
+    silent = ((scores == 0) | ~mask).all(-1)
     return (silent & judged).sum().item() / max(judged.sum().item(), 1)

@@ -9,7 +9,8 @@ from torch import Tensor
 from fourfold.model.inputs import Batch
 from fourfold.model.trace import LayerTrace
 from fourfold.model.transformer import Transformer
-from fourfold.training.losses import IGNORED, targets_ahead
+from fourfold.ops.cross_entropy import IGNORED
+from fourfold.training.losses import targets_ahead
 
 GAIN_TOKENS = 256  # tokens of a step over which the composite gain is averaged
 

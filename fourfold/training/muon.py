@@ -1,7 +1,8 @@
 """Muon (Jordan 2024; 2502.16982): momentum whose matrices are orthogonalised before they move the weights.
 
-Stacked experts [E, a, b] are E matrices, and all matrices of one shape are worked on as one stack: a model of hundreds of
-small matrices then costs a few batched products. `newton_schulz_plain` is the definition, `newton_schulz` the fast twin.
+Stacked experts [E, a, b] are E matrices, a gate and an up projection that lie in one tensor are two, and all matrices of one
+shape are worked on as one stack: a model of hundreds of small matrices then costs a few batched products.
+`newton_schulz_plain` is the definition, `newton_schulz` the fast twin.
 """
 
 from collections.abc import Iterable
@@ -38,7 +39,10 @@ def newton_schulz(stack: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon over parameters of shape [a, b] or [E, a, b]; its step has AdamW's size (RMS about 0.2), so both share one lr."""
+    """Muon over parameters of shape [a, b] or [E, a, b]; its step has AdamW's size (RMS about 0.2), so both share one lr.
+
+    A group's `parts` says how many matrices [a / parts, b] lie one below the other in each [a, b].
+    """
 
     def __init__(
         self,
@@ -48,7 +52,7 @@ class Muon(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "parts": 1})
         self.dtype = dtype
 
     @torch.no_grad()
@@ -63,12 +67,12 @@ class Muon(torch.optim.Optimizer):
                 self._step_stack(parameters, group)
 
     def _step_stack(self, parameters: list[Tensor], group: dict) -> None:
-        rows, columns = parameters[0].shape[-2:]
+        rows, columns = parameters[0].shape[-2] // group["parts"], parameters[0].shape[-1]
         stack = torch.cat([self._nesterov(p, group["momentum"]).reshape(-1, rows, columns) for p in parameters])
         counts = [p.numel() // (rows * columns) for p in parameters]
         for parameter, update in zip(parameters, newton_schulz(stack, self.dtype).split(counts), strict=True):
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
-            parameter.add_(update.view_as(parameter), alpha=-group["lr"] * 0.2 * max(rows, columns) ** 0.5)
+            parameter.add_(update.reshape(parameter.shape), alpha=-group["lr"] * 0.2 * max(rows, columns) ** 0.5)
 
     def _nesterov(self, parameter: Tensor, momentum: float) -> Tensor:
         state = self.state[parameter]

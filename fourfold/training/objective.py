@@ -9,10 +9,9 @@ from torch import Tensor
 from fourfold.model.inputs import Batch
 from fourfold.model.trace import LayerTrace, Trace
 from fourfold.model.transformer import Transformer
+from fourfold.ops.cross_entropy import IGNORED, cross_entropy
 from fourfold.training.losses import (
-    IGNORED,
     balance_loss,
-    cross_entropy,
     dead_fraction,
     expert_counts,
     indexer_loss,

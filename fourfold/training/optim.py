@@ -45,21 +45,31 @@ def kind_of(name: str, parameter: Tensor) -> str:
     return "matrix" if name.endswith(".weight") and parameter.ndim >= 2 else "vector"
 
 
+def parts_of(name: str) -> int:
+    """How many matrices lie one below the other in a weight: gate and up projections share one."""
+    return 2 if "gate_up" in name else 1
+
+
 class MasterWeights:
     """fp32 copies of parameters held in another format; a parameter already in fp32 is its own master."""
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
         self.parameters = list(parameters)
         self.masters = [p if p.dtype == torch.float32 else nn.Parameter(p.detach().float()) for p in self.parameters]
+        self._gradients: dict[int, Tensor] = {}  # kept from step to step: fresh memory costs more than the copy
 
     def _pairs(self) -> list[tuple[nn.Parameter, nn.Parameter]]:
         return [(p, m) for p, m in zip(self.parameters, self.masters, strict=True) if p is not m]
 
     def pull_gradients(self) -> None:
         """Move the gradients over to the masters, in fp32."""
-        for parameter, master in self._pairs():
-            master.grad = None if parameter.grad is None else parameter.grad.float()
-            parameter.grad = None
+        for place, (parameter, master) in enumerate(self._pairs()):
+            if parameter.grad is None:
+                master.grad = None
+                continue
+            if place not in self._gradients:
+                self._gradients[place] = torch.empty_like(master)
+            master.grad, parameter.grad = self._gradients[place].copy_(parameter.grad), None
 
     @torch.no_grad()
     def push_weights(self) -> None:
@@ -93,17 +103,17 @@ class Optimizer:
     ) -> None:
         named = list(model.named_parameters())
         self.settings, self.weights = settings, MasterWeights(parameter for _, parameter in named)
-        kinds: dict[tuple[str, bool], list[nn.Parameter]] = defaultdict(list)
+        kinds: dict[tuple[str, int, bool], list[nn.Parameter]] = defaultdict(list)
         self.clipped: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
         for (name, parameter), master in zip(named, self.weights.masters, strict=True):
-            kinds[kind_of(name, parameter), name in indexer_names].append(master)
+            kinds[kind_of(name, parameter), parts_of(name), name in indexer_names].append(master)
             self.clipped[name in indexer_names].append(master)
         groups: dict[str, list[dict]] = {"adamw": [], "muon": []}
-        for (kind, is_indexer), masters in kinds.items():
+        for (kind, parts, is_indexer), masters in kinds.items():
             scale = settings.memory_lr_scale if kind == "memory" else settings.indexer_lr_scale if is_indexer else 1.0
             decay = settings.weight_decay if kind in ("matrix", "table") else 0.0
             chosen = settings.matrices if kind == "matrix" else "adamw"
-            groups[chosen].append({"params": masters, "scale": scale, "weight_decay": decay})
+            groups[chosen].append({"params": masters, "scale": scale, "weight_decay": decay, "parts": parts})
         adamw = torch.optim.AdamW(groups["adamw"], betas=settings.betas, eps=settings.eps, fused=True)
         self.optimizers: list[torch.optim.Optimizer] = [adamw]
         if groups["muon"]:

@@ -11,6 +11,7 @@ import torch
 from fourfold.config import ModelConfig
 from fourfold.model.inputs import Batch
 from fourfold.model.transformer import Transformer
+from fourfold.ops.streams import site_weights
 from tests.builders import build, everything, grouped, multi_head, random_tokens, token_classes
 from tests.compare import assert_close
 
@@ -82,7 +83,8 @@ def test_at_the_start_streams_are_near_the_plain_residual() -> None:
     model = drawn(everything(), 0)
     streams = torch.randn(7, 3, model.config.hidden_size)
     for site in (0, 1, 2):
-        pre, post, comb = model.layers[site].attention_site.weights(streams)
+        found = model.layers[site].attention_site
+        pre, post, comb = site_weights(streams, found.fn, found.base, found.scale, 20, 1e-6, 1e-6)
         assert (comb.diagonal(dim1=1, dim2=2) > 0.6).all()
         assert_close(post, torch.ones(7, 3), dtype=torch.bfloat16)
         assert (pre.argmax(-1) == 2 * site % 3).all()

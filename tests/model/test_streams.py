@@ -9,6 +9,7 @@ import torch
 from fourfold.config import StreamsConfig
 from fourfold.model.streams import Collapse, HyperConnections
 from fourfold.model.transformer import Transformer
+from fourfold.ops.streams import site_weights
 from tests.builders import base, build, everything, random_tokens, wide_latent
 from tests.compare import assert_close
 
@@ -19,8 +20,8 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-x))
 
 
-def site(kind: str, n: int) -> HyperConnections:
-    made = HyperConnections(HIDDEN, StreamsConfig(hc_kind=kind, hc_mult=n, hc_sinkhorn_iters=20), NORM_EPS, site=1)
+def site(kind: str, n: int, hidden: int = HIDDEN) -> HyperConnections:
+    made = HyperConnections(hidden, StreamsConfig(hc_kind=kind, hc_mult=n, hc_sinkhorn_iters=20), NORM_EPS, site=1)
     for parameter in made.parameters():
         torch.nn.init.normal_(parameter)
     return made
@@ -53,8 +54,9 @@ def sinkhorn_by_hand(logits: np.ndarray, iterations: int, eps: float) -> np.ndar
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4])
-def test_mhc_is_the_released_form(n: int) -> None:
-    made, streams, out = site("mhc", n), torch.randn(5, n, HIDDEN), torch.randn(5, HIDDEN)
+@pytest.mark.parametrize("hidden", [HIDDEN, 16])  # for sixteen there are kernels
+def test_mhc_is_the_released_form(n: int, hidden: int) -> None:
+    made, streams, out = site("mhc", n, hidden), torch.randn(5, n, hidden), torch.randn(5, hidden)
     with torch.no_grad():
         y, mix = made.read(streams, _NoTrace())
         written = made.write(streams, out, mix)
@@ -113,9 +115,11 @@ def test_the_order_of_source_and_target() -> None:
 
 def test_one_mhc_stream_is_a_residual_with_a_gain_on_the_block() -> None:
     made, streams, out = site("mhc", 1), torch.randn(5, 1, HIDDEN), torch.randn(5, HIDDEN)
-    _, (post, comb) = made.read(streams, _NoTrace())
+    _, mix = made.read(streams, _NoTrace())
+    post, comb, same = mix
+    assert torch.equal(same, streams)
     assert_close(comb, torch.ones(5, 1, 1))
-    assert_close(made.write(streams, out, (post, comb))[:, 0], streams[:, 0] + post * out)
+    assert_close(made.write(streams, out, mix)[:, 0], streams[:, 0] + post * out)
 
 
 @pytest.mark.parametrize("config", [wide_latent, base])
@@ -167,15 +171,18 @@ class _NoTrace:
     trace = None
 
 
-def test_mixing_is_in_fp32_whatever_the_streams_are() -> None:
-    made = site("mhc", 3)
-    streams = torch.randn(4, 3, HIDDEN)
-    low = streams.bfloat16()
-    for weights, exact in zip(made.weights(low), made.weights(low.float()), strict=True):
-        assert weights.dtype == torch.float32
-        assert torch.equal(weights, exact)
+@pytest.mark.parametrize(("n", "hidden"), [(3, HIDDEN), (4, 16)])
+def test_mixing_is_in_fp32_whatever_the_streams_are(n: int, hidden: int) -> None:
+    made = site("mhc", n, hidden)
+    low = torch.randn(4, n, hidden).bfloat16()
     y, mix = made.read(low, _NoTrace())
+    _, exact = made.read(low.float(), _NoTrace())
+    weights = [site_weights(streams, made.fn, made.base, made.scale, 20, 1e-6, NORM_EPS) for streams in (low, low.float())]
+    for mine, theirs in [*zip(mix[:2], exact[:2], strict=True), *zip(*weights, strict=True)]:
+        assert mine.dtype == torch.float32
+        assert torch.equal(mine, theirs)
     assert y.dtype == torch.bfloat16
+    assert mix[2].dtype == torch.bfloat16
     assert made.write(low, y, mix).dtype == torch.bfloat16
 
 

@@ -6,11 +6,9 @@ import pytest
 import torch
 
 from fourfold.model.trace import LayerTrace
+from fourfold.ops.cross_entropy import IGNORED
 from fourfold.training.losses import (
-    IGNORED,
     balance_loss,
-    cross_entropy,
-    cross_entropy_plain,
     dead_fraction,
     expert_counts,
     indexer_loss,
@@ -18,28 +16,6 @@ from fourfold.training.losses import (
     update_bias,
 )
 from fourfold.training.metrics import gain_metrics, load_metrics
-
-
-@pytest.mark.parametrize("chunk", [1, 7, 64, 1000])
-def test_chunked_cross_entropy_is_plain_with_gradients(chunk):
-    torch.manual_seed(0)
-    hidden, head = torch.randn(50, 16, requires_grad=True), torch.randn(33, 16, requires_grad=True)
-    targets = torch.randint(0, 33, (50,)).index_fill(0, torch.tensor([0, 20, 49]), IGNORED)
-    losses = []
-    for function in (cross_entropy_plain, lambda *args: cross_entropy(*args, chunk=chunk)):
-        loss = function(hidden, head, targets, 47.0) * 3.0
-        losses.append((loss, *torch.autograd.grad(loss, (hidden, head))))
-    for plain, chunked in zip(*losses, strict=True):
-        torch.testing.assert_close(chunked, plain, atol=1e-6, rtol=1e-5)
-
-
-def test_chunked_cross_entropy_in_bf16_and_with_a_frozen_head():
-    torch.manual_seed(0)
-    hidden, head = torch.randn(50, 16).bfloat16().requires_grad_(), torch.randn(33, 16).bfloat16()
-    targets = torch.randint(0, 33, (50,))
-    plain, chunked = (f(hidden, head, targets, 50.0) for f in (cross_entropy_plain, cross_entropy))
-    torch.testing.assert_close(chunked, plain, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(*(torch.autograd.grad(loss, hidden)[0] for loss in (plain, chunked)), atol=1e-4, rtol=0.05)
 
 
 def test_targets_never_cross_a_document_or_the_row():
@@ -93,11 +69,19 @@ def test_indexer_loss_is_the_divergence_over_what_may_be_judged():
 
 
 def test_dead_queries_are_those_whose_visible_scores_are_all_zero():
-    scores = torch.zeros(1, 4, 4)
-    assert dead_fraction(indexer_trace(scores)) == 1.0
-    scores[0, 2, 1] = 1e-9
-    scores[0, 1, 3] = 1.0  # not visible: the query stays dead
-    assert dead_fraction(indexer_trace(scores)) == 0.75
+    """Each eighth query is looked at: 0, 8, 16 and 24 of these 25."""
+    mask = torch.ones(1, 25, 25, dtype=torch.bool).tril()
+    scores = torch.zeros(1, 25, 25)
+    trace = LayerTrace(index_scores=scores, index_mask=mask)
+    assert dead_fraction(trace) == 1.0
+    scores[0, 16, 1] = 1e-9
+    scores[0, 8, 9] = 1.0  # not visible: the query stays dead
+    scores[0, 9:15] = 1.0  # not looked at
+    assert dead_fraction(trace) == 0.75
+    mask[0, 24] = False  # judges nothing: it is not counted
+    assert dead_fraction(trace) == pytest.approx(2 / 3)
+    mask[:] = False
+    assert dead_fraction(trace) == 0.0
 
 
 def test_composite_gain():

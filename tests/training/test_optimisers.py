@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from fourfold.model.transformer import Transformer
 from fourfold.training.muon import Muon, newton_schulz, newton_schulz_plain
-from fourfold.training.optim import MasterWeights
+from fourfold.training.optim import MasterWeights, Optimizer, OptimizerSettings, parts_of
 from fourfold.training.schedule import warmup_cosine, warmup_stable_decay
 
 
@@ -47,6 +48,49 @@ def test_muon_step_by_hand():
         expected = expected * (1 - 0.01 * 0.5) - 0.01 * 0.2 * 10**0.5 * update
     torch.testing.assert_close(weight.detach(), expected, atol=1e-6, rtol=1e-5)
     assert 0.1 < update.square().mean().sqrt() * 0.2 * 10**0.5 < 0.3  # about the 0.2 of an AdamW step
+
+
+@pytest.mark.parametrize("shape", [(12, 10), (3, 12, 10), (3, 40, 10)])
+def test_muon_orthogonalises_gate_and_up_apart(shape):
+    """A weight of two parts steps as two weights: the upper half of the rows is the gate, of each expert its own."""
+    torch.manual_seed(4)
+    weight, half = nn.Parameter(torch.randn(shape)), shape[-2] // 2
+    gate, up = (nn.Parameter(part.detach().clone()) for part in (weight[..., :half, :], weight[..., half:, :]))
+    together, apart = Muon([{"params": [weight], "parts": 2}], lr=0.1, weight_decay=0.1), Muon([gate, up], lr=0.1, weight_decay=0.1)
+    for _ in range(3):
+        weight.grad = torch.randn(shape) * torch.cat([torch.full((half, 1), 100.0), torch.ones(half, 1)])
+        gate.grad, up.grad = weight.grad[..., :half, :].clone(), weight.grad[..., half:, :].clone()
+        together.step()
+        apart.step()
+    torch.testing.assert_close(weight, torch.cat([gate, up], -2))
+
+
+def test_a_large_gradient_of_the_gate_does_not_hold_up_still():
+    """As one matrix, whose larger half decides its norm, it would."""
+    grad, moved = torch.randn(40, 10, generator=torch.Generator().manual_seed(5)), []
+    grad[:20] *= 100
+    for parts in (1, 2):
+        weight = nn.Parameter(torch.zeros(40, 10))
+        weight.grad = grad.clone()
+        Muon([{"params": [weight], "parts": parts}], lr=0.1).step()
+        moved.append(weight.detach()[20:].norm())
+    assert moved[0] < 0.1 * moved[1]
+
+
+def test_the_optimiser_knows_which_weights_are_two(tiny):
+    """Feed-forward and experts alike; every other matrix is one, and each parameter is moved by one optimiser."""
+    model = Transformer(tiny.config, tiny.token_classes).init_weights(1)
+    optimizer = Optimizer(model, OptimizerSettings(), {name for name, _ in model.indexer_parameters()})
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    parts = {names[id(p)]: g["parts"] for o in optimizer.optimizers for g in o.param_groups for p in g["params"]}
+    assert parts.keys() == set(names.values())
+    assert sum(len(g["params"]) for o in optimizer.optimizers for g in o.param_groups) == len(names)
+    two = {name for name, count in parts.items() if count == 2}
+    assert two == {name for name in names.values() if ".gate_up" in name}
+    assert {name.rsplit(".", 2)[-2] for name in two} == {"gate_up", "gate_up_proj"}
+    assert all(parts_of(name) == count for name, count in parts.items())
+    for name in two:
+        assert dict(model.named_parameters())[name].shape[-2] % 2 == 0
 
 
 def test_masters_keep_what_bf16_would_lose():

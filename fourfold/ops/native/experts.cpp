@@ -1,0 +1,116 @@
+// What surrounds the experts' matrix products (ops/experts.py): moving rows to their experts and back, and SwiGLU.
+#include <vector>
+#include "common.hpp"
+
+// places [tokens · chosen]: the row of each choice among rows sorted by expert, where every expert's group begins at a multiple
+// of `multiple` (starts [experts + 1], the last one the number of rows). Within a group, tokens keep their order.
+API void expert_places(const int64_t* ids, int64_t* places, int64_t* starts, int64_t count, int64_t experts, int64_t multiple) {
+    for (int64_t e = 0; e <= experts; e++) starts[e] = 0;
+    for (int64_t i = 0; i < count; i++) starts[ids[i] + 1]++;
+    for (int64_t e = 0; e < experts; e++) starts[e + 1] = starts[e] + (starts[e + 1] + multiple - 1) / multiple * multiple;
+    std::vector<int64_t> next(starts, starts + experts);
+    for (int64_t i = 0; i < count; i++) places[i] = next[ids[i]]++;
+}
+
+// rows[places[t, c]] = weights[t, c] · x[t]; weights null for 1. Rows that no choice has are left alone.
+template <class T>
+static void spread(const T* x, const int64_t* places, const float* weights, T* rows, int64_t tokens, int64_t chosen, int64_t width) {
+    #pragma omp parallel for schedule(static)
+    for (int64_t t = 0; t < tokens; t++)
+        for (int64_t c = 0; c < chosen; c++) {
+            const T* from = x + t * width;
+            T* to = rows + places[t * chosen + c] * width;
+            if (!weights) {
+                std::memcpy(to, from, width * sizeof(T));
+                continue;
+            }
+            float weight = weights[t * chosen + c];
+            #pragma omp simd
+            for (int64_t i = 0; i < width; i++) narrow(weight * widen(from[i]), to[i]);
+        }
+}
+
+// out[t] = Σ_c weights[t, c] · rows[places[t, c]], added up in the order of the choices.
+template <class T>
+static void combine(const T* rows, const int64_t* places, const float* weights, T* out, int64_t tokens, int64_t chosen,
+                    int64_t width) {
+    const int64_t STEP = 64;
+    #pragma omp parallel for schedule(static)
+    for (int64_t t = 0; t < tokens; t++)
+        for (int64_t first = 0; first < width; first += STEP) {
+            int64_t count = width - first < STEP ? width - first : STEP;
+            float total[STEP] = {};
+            for (int64_t c = 0; c < chosen; c++) {
+                const T* from = rows + places[t * chosen + c] * width + first;
+                float weight = weights ? weights[t * chosen + c] : 1.0f;
+                #pragma omp simd
+                for (int64_t i = 0; i < count; i++) total[i] += weight * widen(from[i]);
+            }
+            #pragma omp simd
+            for (int64_t i = 0; i < count; i++) narrow(total[i], out[t * width + first + i]);
+        }
+}
+
+// grads[t, c] = <arriving[t], rows[places[t, c]]>: what `combine` gives back for its weights.
+template <class T>
+static void combine_weights(const T* rows, const int64_t* places, const T* arriving, float* grads, int64_t tokens, int64_t chosen,
+                            int64_t width) {
+    #pragma omp parallel for schedule(static)
+    for (int64_t t = 0; t < tokens; t++)
+        for (int64_t c = 0; c < chosen; c++) {
+            const T *row = rows + places[t * chosen + c] * width, *g = arriving + t * width;
+            float total = 0;
+            #pragma omp simd reduction(+ : total)
+            for (int64_t i = 0; i < width; i++) total += widen(row[i]) * widen(g[i]);
+            grads[t * chosen + c] = total;
+        }
+}
+
+// out [rows, width] = SiLU(gate) · up, from [rows, 2 · width] with the gate first.
+template <class T>
+static void swiglu(const T* gate_up, T* out, int64_t rows, int64_t width) {
+    #pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < rows; i++) {
+        const T *gate = gate_up + 2 * i * width, *up = gate + width;
+        #pragma omp simd
+        for (int64_t c = 0; c < width; c++) {
+            float g = widen(gate[c]);
+            narrow(g * sigmoid(g) * widen(up[c]), out[i * width + c]);
+        }
+    }
+}
+
+template <class T>
+static void swiglu_backward(const T* gate_up, const T* arriving, T* grad, int64_t rows, int64_t width) {
+    #pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < rows; i++) {
+        const T *gate = gate_up + 2 * i * width, *up = gate + width;
+        T *gate_grad = grad + 2 * i * width, *up_grad = gate_grad + width;
+        #pragma omp simd
+        for (int64_t c = 0; c < width; c++) {
+            float g = widen(gate[c]), s = sigmoid(g), a = widen(arriving[i * width + c]);
+            narrow(a * widen(up[c]) * s * (1.0f + g * (1.0f - s)), gate_grad[c]);
+            narrow(a * g * s, up_grad[c]);
+        }
+    }
+}
+
+#define KERNELS(T, suffix)                                                                                                   \
+    API void experts_spread_##suffix(const T* x, const int64_t* places, const float* weights, T* rows, int64_t tokens,       \
+                                     int64_t chosen, int64_t width) {                                                       \
+        spread(x, places, weights, rows, tokens, chosen, width);                                                             \
+    }                                                                                                                        \
+    API void experts_combine_##suffix(const T* rows, const int64_t* places, const float* weights, T* out, int64_t tokens,    \
+                                      int64_t chosen, int64_t width) {                                                      \
+        combine(rows, places, weights, out, tokens, chosen, width);                                                          \
+    }                                                                                                                        \
+    API void experts_combine_weights_##suffix(const T* rows, const int64_t* places, const T* arriving, float* grads,         \
+                                              int64_t tokens, int64_t chosen, int64_t width) {                              \
+        combine_weights(rows, places, arriving, grads, tokens, chosen, width);                                               \
+    }                                                                                                                        \
+    API void swiglu_forward_##suffix(const T* gate_up, T* out, int64_t rows, int64_t width) { swiglu(gate_up, out, rows, width); } \
+    API void swiglu_backward_##suffix(const T* gate_up, const T* arriving, T* grad, int64_t rows, int64_t width) {           \
+        swiglu_backward(gate_up, arriving, grad, rows, width);                                                               \
+    }
+KERNELS(float, f32)
+KERNELS(bf16, bf16)
