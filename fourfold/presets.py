@@ -151,7 +151,7 @@ def nano() -> ModelConfig:
         hidden_size=256,
         num_hidden_layers=6,
         intermediate_size=640,
-        max_position_embeddings=4096,
+        max_position_embeddings=8192,
         tie_word_embeddings=True,
         initializer_range=0.03,
         num_nextn_predict_layers=1,
@@ -176,6 +176,18 @@ def nano() -> ModelConfig:
         ),
         streams=StreamsConfig(hc_mult=4),
         memory=MemoryConfig(engram_layers=(1, 3), engram_vocab_size=(3701, 3701), engram_dim=128, engram_heads=4),
+    )
+
+
+def nano_dense() -> ModelConfig:
+    """What nano is measured against: a plain transformer with its attention and as many active parameters, all of them dense."""
+    return nano().but(
+        intermediate_size=880,
+        num_nextn_predict_layers=0,
+        selection=None,
+        experts=None,
+        streams=None,
+        memory=None,
     )
 
 
@@ -232,6 +244,7 @@ PRESETS: dict[str, Callable[[], ModelConfig]] = {
     "v4-lite": v4_lite,
     "v4": v4,
     "nano": nano,
+    "nano-dense": nano_dense,
     "micro": micro,
     "debug": debug,
 }

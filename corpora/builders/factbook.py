@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from builders.common import Document, chat, is_held_out, pick, prose, sentence
@@ -14,15 +15,19 @@ NUMERIC = 0.2  # fields with a greater share of digits are tables, which teach n
 def build(folder: Path) -> list[Document]:
     """Countries, territories, oceans and the world; all that concerns one of them is in one split."""
     documents = []
-    for path in sorted((folder / "package").glob("*/*.json")):
-        if path.parent.name == "meta":
-            continue
-        facts = dict(_flatten(json.loads(path.read_text("utf-8"))))
-        name = _name(facts, path.stem, folder)
-        held_out = is_held_out("country:" + path.stem)
-        documents.append(Document(f"factbook/{path.stem}", "factbook", held_out, _render(name, facts)))
-        documents += _chats(path.stem, name, facts, held_out)
+    for stem, name, facts in countries(folder):
+        held_out = is_held_out("country:" + stem)
+        documents.append(Document(f"factbook/{stem}", "factbook", held_out, _render(name, facts)))
+        documents += _chats(stem, name, facts, held_out)
     return documents
+
+
+def countries(folder: Path) -> Iterator[tuple[str, str, dict[str, str]]]:
+    """(the file's stem, name, facts by dotted field) of all of them."""
+    for path in sorted((folder / "package").glob("*/*.json")):
+        if path.parent.name != "meta":
+            facts = dict(_flatten(json.loads(path.read_text("utf-8"))))
+            yield path.stem, _name(facts, path.stem, folder), facts
 
 
 def _flatten(node: dict, prefix: tuple[str, ...] = ()) -> list[tuple[str, str]]:
@@ -77,7 +82,7 @@ def _render(name: str, facts: dict[str, str]) -> str:
     return prose("\n".join(lines))
 
 
-def _first(facts: dict[str, str], *keys: str, longest: int = 220) -> str:
+def first(facts: dict[str, str], *keys: str, longest: int = 220) -> str:
     """The first of the fields that is there, cut at a sentence or a clause, without years and notes."""
     value = next((facts[k] for k in keys if k in facts), "")
     value = re.sub(r"\s*\((?:[^()]*\b(?:19|20)\d\d\b[^()]*)\)", "", re.split(r"; note|note:| \(includes", value)[0])
@@ -86,12 +91,12 @@ def _first(facts: dict[str, str], *keys: str, longest: int = 220) -> str:
     return value.strip(" ;,.") if len(value) <= longest else ""
 
 
-def _questions(name: str, facts: dict[str, str]) -> list[tuple[list[str], str]]:
+def questions(name: str, facts: dict[str, str]) -> list[tuple[list[str], str]]:
     """(ways to ask, answer) for each fact that is there."""
-    capital = re.split(r"[;(,]", _first(facts, "Government / Capital / name"))[0].strip()
-    borders = re.sub(r" [\d.,]+ km", "", _first(facts, "Geography / Land boundaries / border countries", longest=400))
-    population = re.match(r"[\d,]{3,}", _first(facts, "People and Society / Population"))
-    background = _first(facts, "Introduction / Background", longest=420)
+    capital = re.split(r"[;(,]", first(facts, "Government / Capital / name"))[0].strip()
+    borders = re.sub(r" [\d.,]+ km", "", first(facts, "Geography / Land boundaries / border countries", longest=400))
+    population = re.match(r"[\d,]{3,}", first(facts, "People and Society / Population"))
+    background = first(facts, "Introduction / Background", longest=420)
     rows = [
         (
             [
@@ -103,7 +108,7 @@ def _questions(name: str, facts: dict[str, str]) -> list[tuple[list[str], str]]:
         ),
         (
             [f"Where is {name}?", f"Where is {name} located?"],
-            _says(f"{name} is in ", _first(facts, "Geography / Location")),
+            _says(f"{name} is in ", first(facts, "Geography / Location")),
         ),
         (
             [f"Which countries border {name}?", f"What are the neighbours of {name}?"],
@@ -115,36 +120,36 @@ def _questions(name: str, facts: dict[str, str]) -> list[tuple[list[str], str]]:
         ),
         (
             [f"What languages are spoken in {name}?", f"Which language do people speak in {name}?"],
-            _says("Languages: ", _first(facts, "People and Society / Languages")),
+            _says("Languages: ", first(facts, "People and Society / Languages")),
         ),
         (
             [f"What is the climate of {name}?", f"What is the weather like in {name}?"],
-            _says(f"The climate of {name} is ", _first(facts, "Geography / Climate")),
+            _says(f"The climate of {name} is ", first(facts, "Geography / Climate")),
         ),
         (
             [f"What does the land look like in {name}?", f"Describe the terrain of {name}."],
-            _says("", _first(facts, "Geography / Terrain")),
+            _says("", first(facts, "Geography / Terrain")),
         ),
         (
             [f"How big is {name}?", f"What is the area of {name}?"],
-            _says(f"{name} covers ", _first(facts, "Geography / Area / total")),
+            _says(f"{name} covers ", first(facts, "Geography / Area / total")),
         ),
         (
             [f"What natural resources does {name} have?"],
-            _says(f"{name} has ", _first(facts, "Geography / Natural resources")),
+            _says(f"{name} has ", first(facts, "Geography / Natural resources")),
         ),
         (
             [f"What is the highest point of {name}?"],
-            _says("The highest point is ", _first(facts, "Geography / Elevation extremes / highest point")),
+            _says("The highest point is ", first(facts, "Geography / Elevation extremes / highest point")),
         ),
         (
             [f"What kind of government does {name} have?"],
-            _says(f"The government of {name} is a ", _first(facts, "Government / Government type")),
+            _says(f"The government of {name} is a ", first(facts, "Government / Government type")),
         ),
-        ([f"When did {name} become independent?"], _says("", _first(facts, "Government / Independence"))),
+        ([f"When did {name} become independent?"], _says("", first(facts, "Government / Independence"))),
         (
             [f"What religions are there in {name}?"],
-            _says("Religions: ", _first(facts, "People and Society / Religions")),
+            _says("Religions: ", first(facts, "People and Society / Religions")),
         ),
         ([f"Tell me about {name}.", f"tell me something about {name}"], background and sentence(background)),
     ]
@@ -158,7 +163,7 @@ def _says(lead: str, value: str) -> str:
 def _chats(stem: str, name: str, facts: dict[str, str], held_out: bool) -> list[Document]:
     """Every question once, one or two a chat."""
     documents, turns = [], []
-    for number, (ways, answer) in enumerate(_questions(name, facts)):
+    for number, (ways, answer) in enumerate(questions(name, facts)):
         key = f"chat/factbook/{stem}/{number}"
         turns += [pick(ways, key), answer]
         if len(turns) >= 4 or unit(key) < 0.6:

@@ -170,6 +170,16 @@ def _relations(synset: Synset, synsets: dict[str, Synset]) -> list[str]:
 def build(folder: Path) -> list[Document]:
     """The documents of WordNet and the chats over them."""
     synsets = load(folder)
+    documents, split = _documents(synsets)
+    return documents + _chats(folder, synsets, split)
+
+
+def splits(synsets: dict[str, Synset]) -> dict[str, bool]:
+    """Whether a synset is held out, of all that are in the corpus."""
+    return _documents(synsets)[1]
+
+
+def _documents(synsets: dict[str, Synset]) -> tuple[list[Document], dict[str, bool]]:
     wanted = [
         s for s in _walk(synsets) if s.gloss and not s.is_taxon and not UNWANTED.search(s.gloss + " ".join(s.words + s.examples))
     ]
@@ -183,7 +193,8 @@ def build(folder: Path) -> list[Document]:
         groups[-1].append((synset, text))
         size += len(text)
     train_glosses = {s.gloss for g in groups if not is_held_out(g[0][0].key) for s, _ in g}
-    documents, split = [], {}
+    documents: list[Document] = []
+    split: dict[str, bool] = {}
     for group in groups:
         held_out = is_held_out(group[0][0].key)
         rows = [(s, t) for s, t in group if not (held_out and s.gloss in train_glosses)]
@@ -191,10 +202,10 @@ def build(folder: Path) -> list[Document]:
         if rows:
             text = pick(["\n", "\n\n"], group[0][0].key).join(t for _, t in rows)
             documents.append(Document(f"wordnet/{group[0][0].key}", "wordnet", held_out, text))
-    return documents + _chats(folder, synsets, split)
+    return documents, split
 
 
-def _common_words(folder: Path) -> list[tuple[str, str, str]]:
+def common_words(folder: Path) -> list[tuple[str, str, str]]:
     """(word, kind, key of its first sense), the most used words first (by WordNet's own counts)."""
     counts: dict[tuple[str, str], int] = {}
     for line in (folder / "usr/share/wordnet/cntlist.rev").read_text("utf-8").splitlines():
@@ -217,20 +228,20 @@ def _chats(folder: Path, synsets: dict[str, Synset], split: dict[str, bool]) -> 
     waiting: dict[bool, list[str]] = {False: [], True: []}
     asked: set[str] = set()
     documents: list[Document] = []
-    for word, _, key in _common_words(folder):
+    for word, _, key in common_words(folder):
         if key not in split or key in asked or len(documents) >= CHATS or synsets[key].gloss.startswith("("):
             continue
         asked.add(key)
         held_out = split[key]
         turns = waiting[held_out]
-        turns += _question(word, synsets[key], synsets, split)
+        turns += question(word, synsets[key], synsets, split)
         if len(turns) >= 2 * pick([1, 1, 2, 3], "turns:" + key):
             documents.append(chat(f"chat/wordnet/{key}", held_out, *turns))
             waiting[held_out] = []
     return documents
 
 
-def _question(word: str, synset: Synset, synsets: dict[str, Synset], split: dict[str, bool]) -> list[str]:
+def question(word: str, synset: Synset, synsets: dict[str, Synset], split: dict[str, bool]) -> list[str]:
     """A question about one word and its answer; now and then a follow-up."""
     name = next((w for w in synset.words if w.lower() == word), synset.name)
     subject, which = synset.subject(name), "ask:" + synset.key

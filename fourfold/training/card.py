@@ -19,11 +19,11 @@ model = fourfold.load("{name}")
 ```
 
 ## Training
-| stage | trains | tokens | peak learning rate |
-|---|---|---|---|
+| stage | trains | reads | tokens | a step | peak learning rate |
+|---|---|---|---|---|---|
 {stages}
 
-Corpus `{corpus}`, sequences of {length} tokens, {per_step:,} tokens a step, {dtype}, seed {seed}; stopped after {done:,} tokens.
+Weights in {dtype}, seed {seed}; stopped after {done:,} tokens; evaluated on `{corpus}` in rows of {length} tokens.
 Checksums of the data and versions are in the run's `run.json`.
 
 ## Result
@@ -48,14 +48,21 @@ MEASURES = {
 
 def model_card(recipe: Recipe, row: dict, parameters: int) -> str:
     """README.md of the saved model; row: the last step's metrics."""
-    stages = [f"| {s.name} | {TRAINS[s.mode]} | {s.tokens:,} | {_rate(recipe, s):g} |" for s in recipe.stages]
+    stages = [f"| {s.name} | {TRAINS[s.mode]} | {_reads(recipe, s)} | {_rate(recipe, s):g} |" for s in recipe.stages if s.tokens]
     results = [f"| {said} | {row[name]:.4f} |" for name, said in MEASURES.items() if row.get(name) is not None]
     return CARD.format(
         name=recipe.preset, recipe=recipe.name, parameters=parameters, stages="\n".join(stages),
-        corpus=recipe.corpus, length=recipe.sequence_length, per_step=recipe.tokens_per_step, dtype=recipe.dtype,
-        seed=recipe.seed, done=row.get("tokens", 0), results="\n".join(results),
+        corpus=recipe.corpus, length=recipe.sequence_length, dtype=recipe.dtype, seed=recipe.seed,
+        done=row.get("tokens", 0), results="\n".join(results),
         held_out=HELD_OUT if row.get("held_out_loss") is not None else "",
     )  # fmt: skip
+
+
+def _reads(recipe: Recipe, stage: Stage) -> str:
+    rows, length = recipe.shape(stage)
+    sources = recipe.sources(stage)
+    shares = [f"{share / sum(sources.values()):.0%} {name}" for name, share in sources.items()]
+    return f"{', '.join(shares)} | {stage.tokens:,} | {rows} x {length:,}"
 
 
 def _rate(recipe: Recipe, stage: Stage) -> float:

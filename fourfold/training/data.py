@@ -1,4 +1,4 @@
-"""What a run reads: packed rows of a corpus to train on, others held out, and what its tokenizer asks of the model."""
+"""What a run reads: packed rows of its sources to train on, others held out, and what its tokenizer asks of the model."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,33 +9,50 @@ from torch import Tensor
 
 from fourfold.config import ModelConfig
 from fourfold.data.corpus import Corpus
+from fourfold.data.mixing import MixedRows, Rows
+from fourfold.data.needles import NeedleRows
 from fourfold.data.packing import PackedTokens
 from fourfold.errors import DataError
 from fourfold.text.tokenizer import Tokenizer
 from fourfold.training.recipes import Recipe
 
+NEEDLES = "needles"  # the source that is made, not read: see data/needles.py
+
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Rows of a recipe's length. `checksums` identify corpus and tokenizer; a resumed run must find them unchanged."""
+    """Rows of each stage's length. `checksums` identify corpora and tokenizer; a resumed run must find them unchanged."""
 
+    recipe: Recipe
     tokenizer: Tokenizer
-    train: PackedTokens
+    stages: tuple[MixedRows, ...]
     held_out: PackedTokens | None  # a corpus may have none
     checksums: dict[str, str]
 
     @classmethod
     def open(cls, recipe: Recipe) -> "TrainingData":
-        """The recipe's corpus, with its own tokenizer unless the recipe names another. Raises DataError."""
+        """The recipe's corpus and those that its stages name, under the corpus's own tokenizer unless the recipe names another.
+
+        Raises DataError.
+        """
         corpus = Corpus.open(recipe.corpus)
         folder = Path(recipe.tokenizer) if recipe.tokenizer else corpus.tokenizer_folder
         if folder is None:
             raise DataError(f"{corpus.folder}: has no tokenizer of its own; name one with --set tokenizer=FOLDER")
         tokenizer = Tokenizer.load(folder)
-        length, seed = recipe.sequence_length, recipe.seed
-        train = PackedTokens(corpus, tokenizer, length, "train", seed, every=recipe.document_stride)
-        held_out = PackedTokens(corpus, tokenizer, length, "held_out", seed) if "held_out" in corpus.splits else None
-        return cls(tokenizer, train, held_out, {**corpus.checksums, "tokenizer": tokenizer.checksum})
+        named = {name for stage in recipe.stages if stage.tokens for name in recipe.sources(stage)} - {NEEDLES}
+        corpora = {name: Corpus.open(name) for name in sorted(named | {recipe.corpus})}
+        stages = _stages(recipe, corpora, tokenizer)
+        held_out = None
+        if "held_out" in corpus.splits:
+            held_out = PackedTokens(corpus, tokenizer, recipe.sequence_length, "held_out", recipe.seed)
+        checksums = {f"{name}/{file}": found for name, c in corpora.items() for file, found in c.checksums.items()}
+        return cls(recipe, tokenizer, stages, held_out, {**checksums, "tokenizer": tokenizer.checksum})
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """What a step of the run trains on: (tokens [B, T+1] int64, documents [B, T+1] int64), as its stage shapes it."""
+        index, within = self.recipe.place(step)
+        return self.stages[index].batch(within, self.recipe.shape(self.recipe.stages[index])[0])
 
     def fit(self, config: ModelConfig) -> ModelConfig:
         """The config with the sizes that follow from the tokenizer: vocabulary, control tokens, Engram's token classes."""
@@ -56,3 +73,28 @@ class TrainingData:
     def token_bytes(self) -> Tensor:
         """[vocab] int64: UTF-8 bytes that each token stands for, none for control tokens."""
         return torch.tensor([len(self.tokenizer.bytes_of(i)) for i in range(self.tokenizer.vocab_size)])
+
+
+def _stages(recipe: Recipe, corpora: dict[str, Corpus], tokenizer: Tokenizer) -> tuple[MixedRows, ...]:
+    """The rows of each stage; a source goes on where the stages before it, of the same length, have left off."""
+    opened: dict[tuple[str, int], Rows] = {}
+    begun: dict[tuple[str, int], int] = {}
+    stages = []
+    for stage in recipe.stages:
+        size, length = recipe.shape(stage)
+        shares = recipe.sources(stage) if stage.tokens else {}
+        for key in [(name, length) for name in shares if (name, length) not in opened]:
+            opened[key] = _open(*key, recipe, corpora, tokenizer)
+        first = {name: begun.get((name, length), 0) for name in shares}
+        mixed = MixedRows({name: opened[name, length] for name in shares}, shares, first)
+        for name, count in mixed.counts(recipe.stage_steps(stage) * size).items():
+            begun[name, length] = first[name] + count
+        stages.append(mixed)
+    return tuple(stages)
+
+
+def _open(name: str, length: int, recipe: Recipe, corpora: dict[str, Corpus], tokenizer: Tokenizer) -> Rows:
+    every = recipe.document_stride
+    if name == NEEDLES:
+        return NeedleRows(corpora[recipe.corpus], tokenizer, length, "train", recipe.seed, every=every)
+    return PackedTokens(corpora[name], tokenizer, length, "train", recipe.seed, every=every)

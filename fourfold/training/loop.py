@@ -32,6 +32,7 @@ from fourfold.training.progress import Reporter
 from fourfold.training.recipes import Recipe, Stage
 
 T = TypeVar("T")
+MAY_DIFFER = {"bias_update_speed", "aux_loss_alpha", "max_position_embeddings"}  # between a run and what it starts from
 DEAD = 0.5  # share of silent queries at which an indexer is called dead
 
 
@@ -146,13 +147,13 @@ class Run:
             if self.step == total or interrupted or (every and self.step % every == 0):
                 checkpoint.save(self.folder, self.step, self.model, self.optimizer, self.digest)
         seconds = time.monotonic() - began
-        done = (self.step - first) * self.recipe.tokens_per_step
+        done = self.recipe.tokens_by(self.step) - self.recipe.tokens_by(first)
         stopped = self.step < total
         if not stopped:
             self.finish()
         return Summary(
             run=str(self.folder), model=None if stopped else str(self.folder / "model"), step=self.step, steps=total,
-            tokens=self.step * self.recipe.tokens_per_step, loss=self.row.get("loss"),
+            tokens=self.recipe.tokens_by(self.step), loss=self.row.get("loss"),
             held_out_loss=self.row.get("held_out_loss"), bits_per_byte=self.row.get("held_out_bits_per_byte"),
             tokens_per_second=round(done / max(seconds, 1e-9), 1), seconds=round(seconds, 1), interrupted=stopped,
         )  # fmt: skip
@@ -169,8 +170,8 @@ class Run:
         seconds = time.monotonic() - began
         self.row = {
             "step": self.step, "stage": stage.name, **outcome.terms, "lr": lr, "grad_norm": norm,
-            "tokens": self.step * self.recipe.tokens_per_step,
-            "tokens_per_second": round(self.recipe.tokens_per_step / seconds, 1),
+            "tokens": self.recipe.tokens_by(self.step),
+            "tokens_per_second": round(math.prod(self.recipe.shape(stage)) / seconds, 1),
             **load_metrics(outcome.loads), **outcome.gains,
         }  # fmt: skip
         if outcome.dead:
@@ -191,8 +192,7 @@ class Run:
         if self.mode != stage.mode:
             self.mode = stage.mode
             set_mode(self.model, stage.mode)
-        tokens, documents = self.data.train.batch(self.step, self.recipe.batch_size)
-        wanted = (self.model, tokens, documents, stage.mode, self.recipe.mtp_weight, self.recipe.micro_batch_size)
+        wanted = (self.model, *self.data.batch(self.step), stage.mode, self.recipe.mtp_weight, self.recipe.micro_batch_size)
         return self._guarded(lambda: accumulate(*wanted))
 
     def _guarded(self, work: Callable[[], T]) -> T:
@@ -242,10 +242,10 @@ class Run:
 
 
 def start_from(model: Transformer, checkpoint_name: str) -> None:
-    """Take over the weights of a checkpoint. Raises ConfigError when it was made under another config."""
+    """Take over the weights of a checkpoint. Raises ConfigError when more than MAY_DIFFER of its config is another."""
     other = open_checkpoint(checkpoint_name, dtype="float32")
     mine, theirs = model.config.to_flat(), other.config.to_flat()
-    if differing := [name for name in mine | theirs if mine.get(name) != theirs.get(name)]:
+    if differing := [n for n in mine | theirs if n not in MAY_DIFFER and mine.get(n) != theirs.get(n)]:
         raise ConfigError(f"init: {checkpoint_name} has another {differing[0]}; name a checkpoint of this recipe's model")
     model.load_state_dict(other.state_dict())
 

@@ -3,6 +3,8 @@
 import dataclasses
 import difflib
 import json
+import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -17,6 +19,7 @@ from fourfold.training.schedule import SCHEDULES
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Size = Annotated[int, Field(gt=0, lt=2**63)]
+Mode = Literal["dense", "indexer", "sparse"]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 FROM_TOKENIZER = ("vocab_size", "pad_token_id", "bos_token_id", "eos_token_id", "engram_compressed_vocab_size", "engram_pad_id")
 
@@ -26,13 +29,17 @@ class Stage:
     """One stretch of a run. `dense`: all but the indexers train and every query reads all it sees; `indexer`: the indexers
     alone learn what that attention reads; `sparse`: all train, and a query reads what its indexer chose (V3.2, section 2).
 
-    warmup and decay are shares of the stage's steps; lr None takes the optimiser's.
+    warmup and decay are shares of the stage's steps; lr None takes the optimiser's. `mix` maps a source (a corpus, or `needles`) to
+    its part of the rows, in proportion; empty means the recipe's corpus alone. A length or batch size of 0 means the recipe's.
     """
 
     name: str
-    mode: Literal["dense", "indexer", "sparse"]
+    mode: Mode
     tokens: Count
     lr: Amount | None = None
+    mix: dict[str, Amount] = field(default_factory=dict)
+    sequence_length: Count = 0
+    batch_size: Count = 0
     schedule: Literal["wsd", "cosine"] = "wsd"
     warmup: Share = 0.1
     decay: Share = 0.2
@@ -69,27 +76,46 @@ class Recipe:
     checkpoint_every: Count = 100
     model: dict[str, Any] = field(default_factory=lambda: {"bias_update_speed": 0.01})  # V3's 0.001 is for long runs
 
-    @property
-    def tokens_per_step(self) -> int:
-        return self.batch_size * self.sequence_length
+    def shape(self, stage: Stage) -> tuple[int, int]:
+        """Rows of a step of the stage, and tokens of a row."""
+        return stage.batch_size or self.batch_size, stage.sequence_length or self.sequence_length
+
+    def sources(self, stage: Stage) -> dict[str, float]:
+        """What the stage reads, and each one's part of its rows."""
+        return {name: share for name, share in stage.mix.items() if share} or {self.corpus: 1.0}
 
     def stage_steps(self, stage: Stage) -> int:
-        return max(round(stage.tokens / self.tokens_per_step), 1) if stage.tokens else 0
+        return max(round(stage.tokens / math.prod(self.shape(stage))), 1) if stage.tokens else 0
 
     @property
     def steps(self) -> int:
         return sum(self.stage_steps(stage) for stage in self.stages)
 
-    def at(self, step: int) -> tuple[Stage, float]:
-        """The stage that holds a 0-based step of the run, and the learning rate of that step."""
+    def tokens_by(self, step: int) -> int:
+        """Tokens that the first `step` steps of the run read."""
+        total = 0
         for stage in self.stages:
-            steps = self.stage_steps(stage)
-            if step < steps:
-                edges = round(stage.warmup * steps), round(stage.decay * steps)
-                scale = SCHEDULES[stage.schedule](step, steps, *edges, stage.final)
-                return stage, scale * (self.optimizer.lr if stage.lr is None else stage.lr)
+            steps = min(step, self.stage_steps(stage))
+            total += steps * math.prod(self.shape(stage))
+            step -= steps
+        return total
+
+    def place(self, step: int) -> tuple[int, int]:
+        """The index of the stage that holds a 0-based step of the run, and the step's number within it."""
+        for index, stage in enumerate(self.stages):
+            if step < (steps := self.stage_steps(stage)):
+                return index, step
             step -= steps
         raise IndexError("the run has fewer steps")
+
+    def at(self, step: int) -> tuple[Stage, float]:
+        """The stage that holds a 0-based step of the run, and the learning rate of that step."""
+        index, within = self.place(step)
+        stage = self.stages[index]
+        steps = self.stage_steps(stage)
+        edges = round(stage.warmup * steps), round(stage.decay * steps)
+        scale = SCHEDULES[stage.schedule](within, steps, *edges, stage.final)
+        return stage, scale * (self.optimizer.lr if stage.lr is None else stage.lr)
 
     def model_config(self) -> ModelConfig:
         """The preset with the recipe's own values for its fields. Raises ConfigError for an impossible mix."""
@@ -102,8 +128,10 @@ class Recipe:
         sparse = [stage.name for stage in self.stages if stage.mode != "dense" and stage.tokens]
         if sparse and config.selection is None:
             raise ConfigError(f"stages.{sparse[0]}.mode: preset {self.preset} has no indexer; choose dense")
-        if config.max_position_embeddings < self.sequence_length:
-            raise ConfigError(f"sequence_length: {self.sequence_length} exceeds max_position_embeddings of {self.preset}; lower it")
+        most = config.max_position_embeddings
+        for place, length in (("", self.sequence_length), *((f"stages.{s.name}.", s.sequence_length) for s in self.stages)):
+            if length > most:
+                raise ConfigError(f"{place}sequence_length: {length} exceeds max_position_embeddings ({most}); lower it")
         return config
 
 
@@ -114,18 +142,8 @@ def debug() -> Recipe:
         Stage("indexer", "indexer", tokens=6_144, lr=3e-3),
         Stage("sparse", "sparse", tokens=12_288, lr=1e-3),
     )
-    return Recipe(
-        "debug",
-        "debug",
-        stages,
-        document_stride=20,
-        sequence_length=128,
-        batch_size=4,
-        eval_rows=8,
-        checkpoint_every=20,
-        threads=1,
-        optimizer=OptimizerSettings(lr=4e-3),
-    )
+    small: dict[str, Any] = dict(document_stride=20, sequence_length=128, batch_size=4, eval_rows=8, checkpoint_every=20, threads=1)
+    return Recipe("debug", "debug", stages, optimizer=OptimizerSettings(lr=4e-3), **small)
 
 
 def micro() -> Recipe:
@@ -139,17 +157,36 @@ def micro() -> Recipe:
 
 
 def nano() -> Recipe:
-    """The small checkpoint that ships with the project: one short run, some forty minutes on two cores."""
-    stages = (
-        Stage("dense", "dense", tokens=1_900_000, warmup=0.05, decay=0.3, final=0.2),
-        Stage("indexer", "indexer", tokens=200_000, lr=2e-3),
-        Stage("sparse", "sparse", tokens=300_000, lr=8e-4),
-    )
+    """The small checkpoint that ships with the project: text, then chats, then rows of 4,096 tokens, dense and then sparse."""
+    indexer = _long("indexer", "indexer", tokens=150_000, lr=2e-3, decay=0.2, final=0.05)
+    stages = (*_dense_stages(), indexer, _long("sparse", "sparse", tokens=400_000, lr=8e-4, decay=0.5, final=0.05))
     settings = OptimizerSettings(lr=4e-3)
-    return Recipe("nano", "nano", stages, dtype="bfloat16", eval_every=100, checkpoint_every=50, optimizer=settings)
+    return Recipe("nano", "nano", stages, dtype="bfloat16", eval_every=200, checkpoint_every=200, optimizer=settings)
 
 
-RECIPES: dict[str, Callable[[], Recipe]] = {"debug": debug, "micro": micro, "nano": nano}
+def nano_dense() -> Recipe:
+    """What nano is measured against: a plain transformer of the same active parameters, on the same tokens."""
+    stages = (*_dense_stages(), _long("last", "dense", tokens=400_000, lr=8e-4, decay=0.5, final=0.05))
+    return dataclasses.replace(nano(), name="nano-dense", preset="nano-dense", stages=stages, model={})
+
+
+def _dense_stages() -> tuple[Stage, ...]:
+    text = {"tiny-text": 0.8, "tiny-chat": 0.12, "needles": 0.08}
+    chat = {"tiny-chat": 0.6, "tiny-text": 0.3, "needles": 0.1}
+    return (
+        Stage("text", "dense", tokens=5_000_000, warmup=0.03, decay=0.1, final=0.5, mix=text),
+        Stage("chat", "dense", tokens=1_300_000, lr=2e-3, warmup=0.0, decay=0.3, final=0.5, mix=chat),
+        _long("long", "dense", tokens=900_000, lr=1.5e-3, decay=0.3, final=0.5),
+    )
+
+
+def _long(name: str, mode: Mode, tokens: int, lr: float, decay: float, final: float) -> Stage:
+    """A stage on rows of 4,096 tokens, half of them made for it."""
+    mix = {"needles": 0.5, "tiny-text": 0.4, "tiny-chat": 0.1}
+    return Stage(name, mode, tokens, lr, mix, sequence_length=4096, batch_size=1, decay=decay, final=final)
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {"debug": debug, "micro": micro, "nano": nano, "nano-dense": nano_dense}
 
 
 def recipe(name: str) -> Recipe:
@@ -171,14 +208,19 @@ def from_dict(values: dict[str, Any]) -> Recipe:
         first = error.errors()[0]
         given = "" if first["type"] == "missing" else f"{first['input']!r} "
         raise ConfigError(f"{_dotted(values, first['loc'])}: {given}does not fit ({first['msg']})") from None
+    if twice := [name for name, count in Counter(stage.name for stage in recipe.stages).items() if count > 1]:
+        raise ConfigError(f"stages: two are called {twice[0]}; rename one")
+    if empty := [stage.name for stage in recipe.stages if stage.mix and not any(stage.mix.values())]:
+        raise ConfigError(f"stages.{empty[0]}.mix: every share is 0; give one source a share above 0, or leave the mix empty")
     if not recipe.steps:
         raise ConfigError("stages: all have 0 tokens, so nothing would be trained; set stages.NAME.tokens of one")
     return recipe
 
 
 def override(recipe: Recipe, settings: list[str]) -> Recipe:
-    """Apply `key=value` settings: a recipe's field (`optimizer.lr=1e-3`), a stage's by name (`stages.dense.tokens=200000`) or a
-    model's by its published name (`model.hidden_size=128`). Raises ConfigError for an unknown key or a value that does not fit.
+    """Apply `key=value` settings: a recipe's field (`optimizer.lr=1e-3`), a stage's by name (`stages.dense.tokens=200000`), a share
+    of its mix by source (`stages.dense.mix.tiny-chat=0.3`) or a model's by its published name (`model.hidden_size=128`). With
+    another `corpus`, a mix's share of the old one goes to it. Raises ConfigError for an unknown key or a value that does not fit.
     """
     values = to_dict(recipe)
     flat = _model_fields() | preset(recipe.preset).to_flat()
@@ -190,9 +232,13 @@ def override(recipe: Recipe, settings: list[str]) -> Recipe:
             raise ConfigError(f"--set {setting}: has no value; write key=value")
         if key.startswith("model.") and field_name in flat:
             values["model"][field_name] = _parse(text, flat[field_name])
+        elif stage := next((stage for stage in values["stages"] if key.startswith(f"stages.{stage['name']}.mix.")), None):
+            stage["mix"][key.removeprefix(f"stages.{stage['name']}.mix.")] = _parse(text, None)
         elif key in known:
             holder, name = known[key]
-            holder[name] = _parse(text, holder[name])
+            before, holder[name] = holder[name], _parse(text, holder[name])
+            if key == "corpus":
+                _move_shares(values["stages"], before, holder[name])
         else:
             every = [*known, *(f"model.{name}" for name in flat)]
             near = difflib.get_close_matches(key, every, n=3, cutoff=0.5)
@@ -210,10 +256,16 @@ def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, dic
         if name == "stages":
             for stage in value:
                 yield from _leaves(stage, f"stages.{stage['name']}.")
-        elif isinstance(value, dict) and name != "model":
+        elif isinstance(value, dict) and name not in ("model", "mix"):
             yield from _leaves(value, f"{prefix}{name}.")
         elif name != "model":
             yield prefix + name, values, name
+
+
+def _move_shares(stages: list[dict], old: str, new: str) -> None:
+    """Give a source's share of every mix to another."""
+    for mix in [stage["mix"] for stage in stages if old in stage["mix"]]:
+        mix[new] = mix.pop(old) + mix.get(new, 0)
 
 
 def _model_fields() -> dict[str, None]:

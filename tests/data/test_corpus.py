@@ -238,13 +238,13 @@ def test_show_says_what_there_is(small: Corpus, capfd: pytest.CaptureFixture, fo
     assert main(["data", "show", "tiny-text"]) == 0
     said = capfd.readouterr().out
     assert all(source in said for source in SOURCES) and "WordNet 3.0 licence" in said and "train-00000.parquet" in said
-    assert main(["data", "--json"]) == 0  # one corpus: an object
+    assert main(["data", "show", "tiny-text", "--json"]) == 0  # one corpus: an object
     about = json.loads(capfd.readouterr().out)
     assert about["name"] == "tiny-text" and about["verified"] and about["splits"]["train"]["tokens"] > 10_000_000
     shutil.copytree(small.folder, fourfold_home / "corpora" / "small")
     try:
         assert main(["data", "--json"]) == 0  # several: a list
-        assert [c["name"] for c in json.loads(capfd.readouterr().out)] == ["small", "tiny-text"]
+        assert [c["name"] for c in json.loads(capfd.readouterr().out)] == ["small", "tiny-chat", "tiny-text"]
     finally:
         shutil.rmtree(fourfold_home / "corpora")
 

@@ -15,9 +15,12 @@ import torch
 import fourfold
 from fourfold.cli.main import main
 from fourfold.data.corpus import Corpus, write_corpus
+from fourfold.data.documents import Document
+from fourfold.data.packing import PackedTokens
 from fourfold.errors import CheckpointError, ConfigError, DataError, FourfoldError
 from fourfold.text.tokenizer import Tokenizer
 from fourfold.training import checkpoint, recipes
+from fourfold.training.data import TrainingData
 from fourfold.training.loop import Run, train
 from fourfold.training.objective import accumulate, set_mode
 from fourfold.training.progress import Reporter
@@ -88,6 +91,44 @@ def test_resumed_is_uninterrupted(small, tmp_path, stop, dtype):
     train(small, tmp_path / "parts", steps=stop)
     train(small, tmp_path / "parts", resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def other_corpus(folder):
+    """Long plain texts and another name, for a mix."""
+    documents = [Document(f"o{i}", "made", "the old dog hears the bird. then it chases one cat. " * 9) for i in range(20)]
+    folder.mkdir()
+    write_corpus(folder, "other", {"train": documents}, Tokenizer.train([d.text for d in documents], 300))
+    return folder
+
+
+@pytest.mark.parametrize("stop", [1, 3, 4])
+def test_a_run_of_mixed_stages_of_several_shapes_resumes(small, tmp_path, stop):
+    other = other_corpus(tmp_path / "other")
+    mixes = [
+        f"stages.{name}.mix={json.dumps({small.corpus: 0.5, str(other): 0.3, 'needles': 0.2})}" for name in ("dense", "sparse")
+    ]
+    shapes = ["model.max_position_embeddings=256", "stages.indexer.sequence_length=64", "stages.indexer.batch_size=1"]
+    small = recipes.override(small, [*mixes, *shapes, "stages.sparse.sequence_length=48", "checkpoint_every=1"])
+    train(small, tmp_path / "whole")
+    train(small, tmp_path / "parts", steps=stop)
+    summary = train(small, tmp_path / "parts", resume=True)
+    assert_same_bits(state(tmp_path / "whole", small.steps), state(tmp_path / "parts", small.steps))
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "parts")
+    assert [row["tokens"] for row in metrics(tmp_path / "parts")] == [64, 128, 192, 256, 352] and summary.tokens == 352
+    about = json.loads((tmp_path / "whole" / "run.json").read_text())
+    assert f"{other}/train-00000.parquet" in about["data"] and f"{small.corpus}/train-00000.parquet" in about["data"]
+    said = (tmp_path / "whole" / "model" / "README.md").read_text()
+    assert f"50% {small.corpus}, 30% {other}, 20% needles | 128 | 2 x 32 |" in said and "128 | 1 x 64 |" in said
+
+
+def test_a_source_goes_on_where_the_stage_before_left_off(small):
+    small = recipes.override(small, ["stages.sparse.sequence_length=16", "stages.indexer.batch_size=1"])
+    data = TrainingData.open(small)
+    assert [stage.first for stage in data.stages] == [{small.corpus: 0}, {small.corpus: 4}, {small.corpus: 0}]
+    rows = PackedTokens(Corpus.open(small.corpus), data.tokenizer, 32, "train", small.seed, every=small.document_stride)
+    seen = torch.cat([data.batch(step)[0] for step in range(6)])  # two steps of two rows, four of one
+    assert torch.equal(seen, torch.cat([rows.batch(place, 1)[0] for place in range(8)]))
+    assert data.batch(6)[0].shape == (2, 17)
 
 
 def test_a_killed_run_resumes(small, whole, tmp_path):
@@ -297,6 +338,13 @@ def test_a_run_may_start_from_the_weights_of_a_checkpoint(small, whole, tmp_path
     before, after = (fourfold.load(folder / "model").state_dict() for folder in (whole, tmp_path / "on"))
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert moved and all(".indexer." in name for name in moved)
+    loose = [
+        f"init={whole / 'model'}",
+        "model.bias_update_speed=0",
+        "model.aux_loss_alpha=0.5",
+        "model.max_position_embeddings=9999",
+    ]
+    train(recipes.override(small, [*loose, "stages.dense.tokens=0", "stages.indexer.tokens=0"]), tmp_path / "loose", steps=1)
     with pytest.raises(ConfigError, match="init: .* has another hidden_size"):
         train(recipes.override(small, [f"init={whole / 'model'}", "model.hidden_size=64"]), tmp_path / "other")
 
@@ -340,8 +388,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(small, tmp_path):
 @pytest.mark.parametrize("mode", ["dense", "indexer", "sparse"])
 def test_micro_batches_add_up(small, tmp_path, mode):
     with Reporter(6) as reporter:
-        run = Run(small, tmp_path, reporter)
-    tokens, documents = run.data.train.batch(0, 6)
+        run = Run(dataclasses.replace(small, batch_size=6), tmp_path, reporter)
+    tokens, documents = run.data.batch(0)
     set_mode(run.model, mode)
     gradients, terms = [], []
     for micro in (0, 2):
