@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from fourfold import __version__
 from fourfold.cli.chat import chat
 from fourfold.cli.data import app as data
+from fourfold.cli.eval import evaluate
 from fourfold.cli.generate import generate
 from fourfold.cli.plan import plan
 from fourfold.cli.train import train
@@ -43,6 +44,7 @@ app.command()(plan)
 app.command()(train)
 app.command()(chat)
 app.command()(generate)
+app.command("eval")(evaluate)
 app.add_typer(data, name="data")
 
 

@@ -11,7 +11,7 @@ import fourfold
 from fourfold.cli.main import main
 
 ROOT = Path(__file__).parents[2]
-VERBS = ["plan", "train", "chat", "generate", "data"]
+VERBS = ["plan", "train", "chat", "generate", "eval", "data"]
 
 
 @pytest.mark.parametrize("verb", VERBS)
