@@ -13,6 +13,7 @@ from experiments.lib.machine import ForeignWatch
 from fourfold.model.transformer import Transformer
 from fourfold.training.loop import to_half
 from fourfold.training.losses import update_bias
+from fourfold.training.memory import keep_freed_memory
 from fourfold.training.objective import Mode, accumulate, set_mode
 from fourfold.training.optim import Optimizer, OptimizerSettings
 
@@ -80,6 +81,7 @@ def interleaved(
     Each is warmed up until its step time holds still: some kernels are compiled for each new shape. A sample during which
     others used the processor is taken again, at most as often as there are rounds.
     """
+    keep_freed_memory()
     found = {name: Samples() for name in variants}
     size = math.prod(rows(0)[0][:, 1:].shape)
     for name, (trainee, mode) in variants.items():

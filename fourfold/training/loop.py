@@ -24,6 +24,7 @@ from fourfold.training.compiled import compile_parts, undo_compilation
 from fourfold.training.data import TrainingData
 from fourfold.training.folders import description, read_json, run_folder, write_json
 from fourfold.training.losses import update_bias
+from fourfold.training.memory import keep_freed_memory
 from fourfold.training.metrics import bits_per_byte, load_metrics
 from fourfold.training.objective import Outcome, accumulate, set_mode
 from fourfold.training.optim import Optimizer
@@ -67,6 +68,7 @@ def train(recipe: Recipe, out: Path | None = None, resume: bool = False, steps: 
     if resume:
         recipe = _written(folder / "recipe.json", recipe.name)
     total = recipe.steps if steps is None else min(steps, recipe.steps)
+    keep_freed_memory()
     with _threads(recipe.threads), Reporter(total) as reporter:
         run = Run(recipe, folder, reporter)
         run.restore() if resume else run.describe()
