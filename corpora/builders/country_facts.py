@@ -5,7 +5,7 @@ from pathlib import Path
 
 from builders import factbook
 from builders.common import Document, is_held_out, pick
-from builders.facts import Fact, _document
+from builders.facts import Fact, dialogue
 
 LEFT_OUT = {"Israel", "West Bank", "Gaza Strip", "World", "European Union", "Taiwan"}  # disputed, or no country
 NAMES = {"The Dominican": "Dominican Republic", "DRC": "Democratic Republic of the Congo", "Cocos": "Cocos Islands"}
@@ -99,6 +99,6 @@ def _descriptions(stem: str, name: str, fields: dict[str, str], held_out: bool) 
         key = f"{stem}/{number}"
         turns.append((pick([*ways, f"{ways[0][:1].lower()}{ways[0][1:].rstrip('?.')}"], "chat-way:" + key), answer))
         if number and len(turns) >= pick([1, 1, 2], "chat-size:" + key):
-            found.append(_document(f"countries/{key}", "countries", held_out, turns))
+            found.append(dialogue(f"countries/{key}", "countries", held_out, turns))
             turns = []
     return found

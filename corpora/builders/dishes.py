@@ -4,7 +4,7 @@ from pathlib import Path
 
 from builders import recipes
 from builders.common import Document, pick
-from builders.facts import _document
+from builders.facts import dialogue
 from fourfold.data.documents import unit
 
 MANY = 1400
@@ -35,5 +35,5 @@ def build(folder: Path) -> list[Document]:
             turns.append((pick(list(STEPS), "how:" + key).format(d=dish), steps))
         elif unit("when:" + key) < 0.3:
             turns.append((pick(list(WHEN), "when:" + key).format(d=dish), f"{dish[:1].upper()}{dish[1:]} is for {meal}."))
-        found.append(_document(f"dishes/{key}", "dishes", held_out or new, turns))
+        found.append(dialogue(f"dishes/{key}", "dishes", held_out or new, turns))
     return found

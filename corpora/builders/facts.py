@@ -54,7 +54,7 @@ def documents(facts: list[Fact]) -> list[Document]:
     for fact in facts:
         if fact.recall:
             turns = [(fact.unseen(), fact.told("unseen-answer:" + fact.key))]
-            found.append(_document(f"recall/{fact.key}", "unseen wordings", True, turns))
+            found.append(dialogue(f"recall/{fact.key}", "unseen wordings", True, turns))
     return found
 
 
@@ -90,7 +90,7 @@ def _chat(key: str, group: list[Fact], repeat: int, held_out: bool) -> Document:
     for fact in others:
         turns.append((_ask_on(fact, first, repeat), _answer(fact, key, brief)))
     system = pick(list(BRIEF), key) if brief else SYSTEM if unit("system:" + key) < 0.04 else None
-    return _document("facts/" + key, "facts", held_out, turns, system)
+    return dialogue("facts/" + key, "facts", held_out, turns, system)
 
 
 def _ask(fact: Fact, repeat: int) -> str:
@@ -115,7 +115,7 @@ def _answer(fact: Fact, key: str, brief: bool) -> str:
     return capital(fact.answer) + "." if brief else fact.told("say:" + key)
 
 
-def _document(id: str, source: str, held_out: bool, turns: list[tuple[str, str]], system: str | None = None) -> Document:
+def dialogue(id: str, source: str, held_out: bool, turns: list[tuple[str, str]], system: str | None = None) -> Document:
     messages = [{"role": "system", "content": system}] if system else []
     for asked, told in turns:
         messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": told}]

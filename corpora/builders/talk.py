@@ -3,7 +3,7 @@
 from itertools import product
 
 from builders.common import Document, pick
-from builders.facts import _document
+from builders.facts import dialogue
 from builders.small_talk import SYSTEM
 from fourfold.data.documents import unit
 
@@ -211,12 +211,12 @@ def build() -> list[Document]:
     for group, (questions, answers) in enumerate(OURS):
         for (i, question), answer in product(enumerate(_split(questions)), _split(answers)):
             key = f"talk/{group}/{i}/{answer}"
-            found.append(_document(f"talk/{group}-{len(found)}", "talk", False, [(question, answer)], pick(list(SYSTEMS), key)))
+            found.append(dialogue(f"talk/{group}-{len(found)}", "talk", False, [(question, answer)], pick(list(SYSTEMS), key)))
     for question in _split(UNKNOWN):
         for answer in sorted(CANNOT, key=lambda a: unit(f"{question}{a}"))[:ANSWERS_EACH]:
             apart = unit("unknown:" + question) < 0.15
             system = pick(list(SYSTEMS), question + answer)
-            found.append(_document(f"talk/unknown-{len(found)}", "talk", apart, [(question, answer)], system))
+            found.append(dialogue(f"talk/unknown-{len(found)}", "talk", apart, [(question, answer)], system))
     return found
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from builders import wordnet
 from builders.common import Document, article, pick
-from builders.facts import Fact, _document
+from builders.facts import Fact, dialogue
 from builders.wordnet import Synset
 from fourfold.data.documents import unit
 
@@ -164,5 +164,5 @@ def _definitions(common: list[tuple[str, str, str]], synsets: dict[str, Synset],
         turns = [(way.format(t=thing, n=quoted), answer)]
         if more and unit("more:" + key) < 0.5:
             turns.append((more[0], more[1]))
-        found.append(_document(f"words/{key}", "words", split[key] or (new and letter == "n"), turns))
+        found.append(dialogue(f"words/{key}", "words", split[key] or (new and letter == "n"), turns))
     return found

