@@ -40,7 +40,7 @@ from fourfold.training.recipes import Recipe
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-ROUNDS = 7  # of the timing
+ROUNDS = 5  # of the timing
 SAME_SPEED = 0.05
 TIMED = "@time"
 STABLE = 0.8  # of the dense stage: where its learning rate begins to fall
@@ -80,7 +80,7 @@ ARMS = {
 
 
 class Ablation(Study):
-    name, tokens, seeds = "ablation", 500_000, (0, 1, 2)
+    name, tokens, seeds = "ablation", 400_000, (0, 1, 2)
     arms = ("timing", *ARMS, *(arm + TIMED for arm in ARMS if arm != "full"))
 
     def rank(self, arm: str, seed: int) -> int:

@@ -28,9 +28,10 @@ if TYPE_CHECKING:
 LENGTH, ROWS = 128, 8
 KINDS = ("mhc", "hc", "plain")
 DEPTHS = (8, 16, 32, 64)
-RATES = {"normal": 4e-3, "high": 4e-2}
+RATES = {"normal": 4e-3, "high": 0.12}
 WARM_UP = 0.1  # of the steps; the rate is constant after it
 SPIKE = 1.0  # nats above the lowest loss so far
+LEARNT = 0.5  # nats below the first loss that a run must end, or it counts as diverged
 GAINS = ("residual_gain", "residual_gain_backward", "residual_gain_min")
 SHAPE: dict[str, Any] = {
     "hidden_size": 64, "intermediate_size": 128, "experts": None, "memory": None, "selection": None,
@@ -41,7 +42,7 @@ COLOURS = {"mhc": "tab:blue", "hc": "tab:red", "plain": "tab:gray"}
 
 
 class Depth(Study):
-    name, tokens, seeds = "depth", 60 * ROWS * LENGTH, (0, 1)
+    name, tokens, seeds = "depth", 50 * ROWS * LENGTH, (0, 1)
     arms = tuple(f"{kind}-{depth}-{rate}" for depth in reversed(DEPTHS) for kind in KINDS for rate in RATES)
 
     def rank(self, arm: str, seed: int) -> int:
@@ -81,7 +82,13 @@ class Depth(Study):
         return {"sizes": sizes(config), "steps": steps, "loss": losses, "grad_norm": norms, "grad_norm_by_layer": by_layer, **gains}
 
     def merge(self, found: Found, tokens: int) -> dict:
-        return {"rates": RATES, "spike": SPIKE, "arms": {arm: self.arm(found[arm]) for arm in self.arms if arm in found}}
+        return {
+            "rates": RATES,
+            "warm_up": WARM_UP,
+            "spike": SPIKE,
+            "learnt": LEARNT,
+            "arms": {arm: self.arm(found[arm]) for arm in self.arms if arm in found},
+        }
 
     def arm(self, units: dict[int, dict]) -> dict:
         """Figures over seeds, and of the lowest seed the course of the run."""
@@ -172,8 +179,8 @@ def final_loss(unit: dict) -> float:
 
 
 def diverged(unit: dict) -> bool:
-    """Whether the loss stopped being finite, or ended no lower than it began."""
-    return len(unit["loss"]) < unit["steps"] or not math.isfinite(final_loss(unit)) or final_loss(unit) >= unit["loss"][0]
+    """Whether the loss stopped being finite, or ended hardly lower than it began."""
+    return len(unit["loss"]) < unit["steps"] or not math.isfinite(final_loss(unit)) or final_loss(unit) > unit["loss"][0] - LEARNT
 
 
 if __name__ == "__main__":

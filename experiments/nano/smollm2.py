@@ -86,6 +86,7 @@ class SmolLM2:
         inner.decoder = decoders.ByteLevel()
         return inner
 
+    @torch.no_grad()
     def __call__(self, ids: Tensor) -> Tensor:
         return self.model(ids[None]).logits[0]
 
