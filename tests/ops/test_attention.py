@@ -192,23 +192,24 @@ def test_a_graph_may_be_walked_twice(kernels: Calls) -> None:
 
 @pytest.mark.parametrize("dtype", FORMATS)
 def test_softmax_of_what_is_not_finite(dtype: torch.dtype, kernels: Calls) -> None:
-    """-inf has no odds; NaN and +inf stay visible in their own row, unless the mask hides them, and nothing else changes."""
-    scores = torch.randn(1, 8, 30).to(dtype)  # one head, eight queries
+    """-inf has no odds; NaN, +inf and nothing but -inf stay visible in their own row, unless the mask hides them."""
+    scores = torch.randn(1, 9, 30).to(dtype)  # one head, nine queries
     scores[0, 1, 4] = -torch.inf
     scores[0, 2, 5] = torch.nan
     scores[0, 3, 6] = torch.inf
     scores[0, 4, :] = torch.nan
     scores[0, 5, 2:9] = torch.tensor([torch.nan, torch.inf, -torch.inf, torch.nan, torch.inf, -torch.inf, torch.nan])
-    mask = torch.ones(8, 30, dtype=torch.bool)
+    scores[0, 8, :] = -torch.inf
+    mask = torch.ones(9, 30, dtype=torch.bool)
     mask[5, 2:9], mask[6] = False, False
-    found, mass = scores.clone(), torch.zeros(8, 30)
-    attention_module._softmax_(found, mask, mass, slice(0, 8), slice(0, 30), 1, 0.37)
+    found, mass = scores.clone(), torch.zeros(9, 30)
+    attention_module._softmax_(found, mask, mass, slice(0, 9), slice(0, 30), 1, 0.37)
     expected = (scores.float()[0] * 0.37).masked_fill(~mask, -torch.inf).softmax(-1)
     assert_close(found[0, [0, 1, 5, 7]], expected[[0, 1, 5, 7]], dtype=dtype)
     assert found[0, 1, 4] == 0
     assert (found[0, 5, 2:9] == 0).all()
     assert (found[0, 6] == 0).all()
-    for row in (2, 3, 4):
+    for row in (2, 3, 4, 8):
         assert found[0, row].isnan().any()
         assert mass[row].isnan().any()
     assert mass[[0, 1, 5, 6, 7]].isfinite().all()

@@ -23,7 +23,6 @@ static void softmax(T* scores, const uint8_t* mask, float* mass, int64_t heads, 
                 float value = allowed[k] ? widen(row[k]) : -INFINITY;
                 best = value > best ? value : best;
             }
-            if (best == -INFINITY) best = 0;  // nothing to read
             #pragma omp simd reduction(+ : total)
             for (int64_t k = 0; k < keys; k++) {
                 float odds = fast_exp((widen(row[k]) - best) * scale);
