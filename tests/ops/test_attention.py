@@ -215,6 +215,18 @@ def test_softmax_of_what_is_not_finite(dtype: torch.dtype, kernels: Calls) -> No
     assert mass[[0, 1, 5, 6, 7]].isfinite().all()
 
 
+def test_small_odds_are_as_exact_as_large_ones(kernels: Calls) -> None:
+    """Of two keys, the second e^-x times as likely: right to a few units of the last place, until it vanishes."""
+    x = torch.linspace(0, 86, 5000)
+    scores = torch.stack([torch.zeros_like(x), -x], -1)[None].contiguous()
+    attention_module._softmax_(scores, torch.ones(5000, 2, dtype=torch.bool), None, slice(0, 5000), slice(0, 2), 1, 1.0)
+    expected = (-x.double()).sigmoid()
+    assert ((scores[0, :, 1].double() - expected) / expected).abs().max() < 1e-6
+    far = torch.tensor([[[0.0, -104.0], [0.0, -1e30]]])
+    attention_module._softmax_(far, torch.ones(2, 2, dtype=torch.bool), None, slice(0, 2), slice(0, 2), 1, 1.0)
+    assert far.tolist() == [[[1.0, 0.0], [1.0, 0.0]]]
+
+
 def test_scores_of_any_size_have_a_finite_softmax(kernels: Calls) -> None:
     """The largest score may stand hundreds above the others, as fast_exp's range ends at 87."""
     q, k = torch.tensor([[[[100.0]], [[-100.0]], [[1e-30]]]]), torch.linspace(-40, 40, 33).view(1, 33, 1, 1)
