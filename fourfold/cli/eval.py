@@ -12,7 +12,7 @@ from fourfold.cli.generate import open_model
 
 def evaluate(
     model: Annotated[str, typer.Argument(help="Name or folder of a checkpoint.")] = "nano",
-    task: Annotated[str, typer.Option(help="perplexity, recall, needles, indexer, arithmetic or all.")] = "all",
+    task: Annotated[str, typer.Option(help="perplexity, recall, needles, indexer, experts, arithmetic or all.")] = "all",
     limit: Annotated[
         int | None, typer.Option(min=1, help="At most so many documents, questions, contexts or rows of each; a quick look.")
     ] = None,
@@ -91,6 +91,13 @@ def _indexer(result: dict) -> Iterator[str]:
     yield f"sparse minus dense loss: {gap['difference']:+.5f} nats per token{_interval(gap['interval'], '{:+.5f}')}"
 
 
+def _experts(result: dict) -> Iterator[str]:
+    yield f"largest load of an expert over its layer's mean, {result['batches']} batches of {result['rows']} x {result['length']}"
+    yield f"{'layer':<6} {'in all':>7} {'mean batch':>11} {'worst batch':>12}"
+    for row in [*result["layers"], {"layer": "worst", **result["total"]}]:
+        yield f"{row['layer']:<6} {row['all']:>7.2f} {row['mean']:>11.2f} {row['worst']:>12.2f}"
+
+
 def _arithmetic(result: dict) -> Iterator[str]:
     for name, row in {**result["kinds"], "total": result["total"]}.items():
         yield f"{name:<24} {row['total']:>6}  {_share(row)}"
@@ -111,5 +118,6 @@ SPOKEN: dict[str, Callable[[dict], Iterator[str]]] = {
     "recall": _recall,
     "needles": _needles,
     "indexer": _indexer,
+    "experts": _experts,
     "arithmetic": _arithmetic,
 }

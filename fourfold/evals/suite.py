@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fourfold.data.corpus import Corpus
 from fourfold.errors import ConfigError, FourfoldError
 from fourfold.evals.arithmetic import arithmetic
+from fourfold.evals.experts import experts
 from fourfold.evals.indexer import indexer
 from fourfold.evals.needles import needles
 from fourfold.evals.perplexity import WINDOW, perplexity
@@ -14,13 +15,14 @@ from fourfold.evals.recall import recall
 from fourfold.model.transformer import Transformer
 
 TEXT, CHAT = "tiny-text", "tiny-chat"
-TASKS = ("perplexity", "recall", "needles", "indexer", "arithmetic")
+TASKS = ("perplexity", "recall", "needles", "indexer", "experts", "arithmetic")
 
 
 @dataclass(frozen=True)
 class Options:
-    """limit: documents, questions, contexts or rows of an eval (None: its own number). lengths: of the needles' contexts (None: all
-    that fit). window: tokens that perplexity reads at once."""
+    """limit: documents, questions, contexts, rows or batches of an eval (None: its own number). lengths: of the needles' contexts
+    (None: all that fit). window: tokens that perplexity reads at once.
+    """
 
     limit: int | None = None
     lengths: Sequence[int] | None = None
@@ -58,6 +60,8 @@ def _run(model: Transformer, task: str, options: Options) -> dict:
             return needles(model, Corpus.open(TEXT), options.lengths, options.limit)
         case "indexer":
             return indexer(model, Corpus.open(TEXT), options.limit)
+        case "experts":
+            return experts(model, Corpus.open(TEXT), options.limit)
         case "arithmetic":
             return arithmetic(model, Corpus.open(CHAT), options.limit)
     raise ConfigError(f"--task: {task!r} is not known; choose one of {', '.join(TASKS)}, all")

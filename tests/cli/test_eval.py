@@ -31,7 +31,7 @@ def test_all_evals_as_json_and_in_a_file(checkpoint: Path, tmp_path: Path, capsy
     assert json.loads(out.read_text()) == result
     assert (result["model"], result["limit"]) == ("tiny", 3)
     tasks = result["tasks"]
-    assert tasks.keys() == {"perplexity", "recall", "needles", "indexer", "arithmetic"}
+    assert tasks.keys() == {"perplexity", "recall", "needles", "indexer", "experts", "arithmetic"}
     assert tasks["perplexity"]["total"]["documents"] == 3 and tasks["perplexity"]["window"] == 50
     assert tasks["recall"]["questions"] == 3 and tasks["arithmetic"]["total"]["total"] == 3
     # its 96 positions are too few for the others
@@ -43,6 +43,7 @@ def test_all_evals_as_json_and_in_a_file(checkpoint: Path, tmp_path: Path, capsy
     [
         ("perplexity", ["source", "long ", "short ", "total "]),
         ("recall", ["stated", "majority", "read  ", "  capital", "never read, without Engram"]),
+        ("experts", ["in all", "worst batch", "worst "]),
         ("arithmetic", ["sums +", "chains", "total"]),
     ],
 )
