@@ -8,7 +8,7 @@ import typer
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="What to train: debug (a minute), micro, nano or nano-dense.")],
+    recipe: Annotated[str, typer.Argument(help="What to train: debug (a minute), micro, nano, nano-long or nano-dense.")],
     steps: Annotated[int | None, typer.Option(min=1, help="Stop after this many steps in all.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; by default $FOURFOLD_HOME/runs/RECIPE-TIME.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest whole checkpoint of the run.")] = False,

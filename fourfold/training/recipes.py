@@ -164,6 +164,18 @@ def nano() -> Recipe:
     return Recipe("nano", "nano", stages, dtype="bfloat16", eval_every=200, checkpoint_every=200, optimizer=settings)
 
 
+def nano_long() -> Recipe:
+    """Goes on from the weights of `nano`: many questions about what a short text says, then rows of 8,192 tokens, dense and sparse."""
+    ask = {"needles": 0.45, "tiny-chat": 0.3, "tiny-text": 0.25}
+    stages = (
+        Stage("ask", "dense", tokens=1_300_000, lr=2e-3, warmup=0.05, final=0.5, mix=ask),
+        _long("long", "dense", tokens=500_000, lr=1.2e-3, decay=0.3, final=0.5, length=8192),
+        _long("indexer", "indexer", tokens=80_000, lr=2e-3, decay=0.2, final=0.05, length=8192),
+        _long("sparse", "sparse", tokens=400_000, lr=8e-4, decay=0.5, final=0.05, length=8192),
+    )
+    return dataclasses.replace(nano(), name="nano-long", init="nano", seed=1, stages=stages)
+
+
 def nano_dense() -> Recipe:
     """What nano is measured against: a plain transformer of the same active parameters, on the same tokens."""
     stages = (*_dense_stages(), _long("last", "dense", tokens=400_000, lr=8e-4, decay=0.5, final=0.05))
@@ -180,13 +192,19 @@ def _dense_stages() -> tuple[Stage, ...]:
     )
 
 
-def _long(name: str, mode: Mode, tokens: int, lr: float, decay: float, final: float) -> Stage:
-    """A stage on rows of 4,096 tokens, half of them made for it."""
+def _long(name: str, mode: Mode, tokens: int, lr: float, decay: float, final: float, length: int = 4096) -> Stage:
+    """A stage on single long rows, half of them made for it."""
     mix = {"needles": 0.5, "tiny-text": 0.4, "tiny-chat": 0.1}
-    return Stage(name, mode, tokens, lr, mix, sequence_length=4096, batch_size=1, decay=decay, final=final)
+    return Stage(name, mode, tokens, lr, mix, sequence_length=length, batch_size=1, decay=decay, final=final)
 
 
-RECIPES: dict[str, Callable[[], Recipe]] = {"debug": debug, "micro": micro, "nano": nano, "nano-dense": nano_dense}
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "debug": debug,
+    "micro": micro,
+    "nano": nano,
+    "nano-long": nano_long,
+    "nano-dense": nano_dense,
+}
 
 
 def recipe(name: str) -> Recipe:
