@@ -165,7 +165,7 @@ def nano() -> Recipe:
 
 
 def nano_long() -> Recipe:
-    """Goes on from the weights of `nano`: many questions about what a short text says, then rows of 8,192 tokens, dense and sparse."""
+    """Goes on from the weights of `nano`: many questions about what a text says, then rows of 8,192 tokens, dense and sparse."""
     ask = {"needles": 0.45, "tiny-chat": 0.3, "tiny-text": 0.25}
     stages = (
         Stage("ask", "dense", tokens=1_300_000, lr=2e-3, warmup=0.05, final=0.5, mix=ask),
