@@ -1,13 +1,15 @@
 """The family and our own sizes, as functions that return a ModelConfig.
 
 Published members have the figures of their config.json. `v4` is the model that the articles of early 2026 describe, which was
-never released: V3's latent attention, V3.2's indexer, mHC and Engram at about 1T parameters and 1M tokens of context.
+never released: V3's latent attention, V3.2's indexer, mHC and Engram at about 1T parameters and 1M tokens of context. What was
+released under that name has compressed attention and no Engram: `v4-flash` and `v4-pro`.
 """
 
 from collections.abc import Callable
 
 from fourfold.config import (
     AttentionConfig,
+    CompressionConfig,
     ExpertsConfig,
     MemoryConfig,
     ModelConfig,
@@ -144,6 +146,55 @@ def v4_lite() -> ModelConfig:
     )
 
 
+def v4_flash() -> ModelConfig:
+    """DeepSeek-V4-Flash 284B as released (2606.19348): two layers of the window alone, then CSA and HCA in turn."""
+    ratios = (0, 0, *(4, 128) * 20, 4, 0)
+    return ModelConfig(
+        vocab_size=129280,
+        hidden_size=4096,
+        num_hidden_layers=43,
+        intermediate_size=2048,  # of dense layers, of which there is none
+        max_position_embeddings=1 << 20,
+        num_nextn_predict_layers=1,
+        attention=AttentionConfig(
+            num_attention_heads=64,
+            num_key_value_heads=1,
+            head_dim=512,
+            q_lora_rank=1024,
+            qk_rope_head_dim=64,
+            rope_scaling=RopeScaling(factor=16, original_max_position_embeddings=65536),
+        ),
+        selection=SelectionConfig(index_n_heads=64, index_head_dim=128, index_topk=512),
+        compression=CompressionConfig(compress_ratios=ratios, sliding_window=128, o_groups=8, o_lora_rank=1024),
+        experts=ExpertsConfig(
+            n_routed_experts=256,
+            n_shared_experts=1,
+            num_experts_per_tok=6,
+            moe_intermediate_size=2048,
+            scoring_func="sqrtsoftplus",
+            routed_scaling_factor=1.5,
+            num_hash_layers=3,
+            swiglu_limit=10.0,
+        ),
+        streams=StreamsConfig(hc_mult=4, hc_mtp=True),
+    )
+
+
+def v4_pro() -> ModelConfig:
+    """DeepSeek-V4-Pro 1.6T as released: wider and deeper, its first two layers HCA."""
+    flash = v4_flash()
+    experts = dict(n_routed_experts=384, moe_intermediate_size=3072, routed_scaling_factor=2.5)
+    return flash.but(
+        hidden_size=7168,
+        num_hidden_layers=61,
+        intermediate_size=3072,
+        attention=flash.attention.but(num_attention_heads=128, q_lora_rank=1536),
+        selection=flash.selection.but(index_topk=1024),
+        compression=flash.compression.but(compress_ratios=(128, 128, *(4, 128) * 29, 4, 0), o_groups=16),
+        experts=flash.experts.but(**experts),
+    )
+
+
 def nano() -> ModelConfig:
     """All of v4's parts at about 7M active parameters: what two cores can train in an evening."""
     return ModelConfig(
@@ -243,6 +294,8 @@ PRESETS: dict[str, Callable[[], ModelConfig]] = {
     "v3.2": v3_2,
     "v4-lite": v4_lite,
     "v4": v4,
+    "v4-flash": v4_flash,
+    "v4-pro": v4_pro,
     "nano": nano,
     "nano-dense": nano_dense,
     "micro": micro,

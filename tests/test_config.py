@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from fourfold.config import (
+    LATER,
     PARTS,
     AttentionConfig,
     ExpertsConfig,
@@ -18,6 +19,7 @@ from fourfold.config import (
 from fourfold.errors import ConfigError, FourfoldError
 from fourfold.presets import PRESETS, preset
 from tests.builders import CONFIGS, everything, grouped, multi_head
+from tests.model.compressing import small as compressed
 
 IMPOSSIBLE = [  # the config, what is changed in its flat form, and what the message must begin with
     (everything, {"hidden_size": 0}, "hidden_size is 0"),
@@ -85,6 +87,22 @@ IMPOSSIBLE = [  # the config, what is changed in its flat form, and what the mes
     (everything, {"engram_kernel_size": 0}, "engram_kernel_size is 0"),
     (everything, {"engram_pad_id": 37}, "engram_pad_id is 37, outside the 37 ids"),
     (everything, {"engram_compressed_vocab_size": 62}, "engram_compressed_vocab_size is 62, more than vocab_size"),
+    (everything, {"num_hash_layers": 4}, "num_hash_layers is 4, more than num_hidden_layers (3)"),
+    (everything, {"num_hash_layers": -1}, "num_hash_layers is -1"),
+    (everything, {"swiglu_limit": 0}, "swiglu_limit is 0"),
+    (everything, {"compress_ratios": [0] * 5, "sliding_window": 3, "o_groups": 1, "o_lora_rank": 2}, "kv_lora_rank does not go"),
+    (grouped, {"qk_rope_head_dim": 4}, "qk_rope_head_dim needs kv_lora_rank or compress_ratios"),
+    (compressed, {"compress_ratios": [0, 4]}, "compress_ratios has 2 numbers; give one for each of 4 layers"),
+    (compressed, {"compress_ratios": [0, 4, -1, 0]}, "compress_ratios.2 is -1"),
+    (compressed, {"compress_ratios": None}, "compress_ratios is None"),
+    (compressed, {"sliding_window": 0}, "sliding_window is 0"),
+    (compressed, {"o_groups": 4}, "o_groups is 4, which must divide num_attention_heads (6)"),
+    (compressed, {"num_key_value_heads": 2}, "num_key_value_heads must be 1"),
+    (compressed, {"q_lora_rank": None}, "q_lora_rank is needed with compress_ratios"),
+    (compressed, {"qk_rope_head_dim": None}, "qk_rope_head_dim is needed with compress_ratios"),
+    (compressed, {"qk_rope_head_dim": 16}, "qk_rope_head_dim is 16, more than head_dim (14)"),
+    (compressed, {"index_head_dim": 4}, "index_head_dim is 4, less than qk_rope_head_dim (6)"),
+    (compressed, {"attention_bias": True}, "attention_bias does not go with compress_ratios"),
 ]
 REQUIRED = ["vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size", "max_position_embeddings"]
 
@@ -141,8 +159,20 @@ def test_round_trip_through_json(name: str) -> None:
 
 def test_parts_that_are_absent_leave_no_field() -> None:
     flat = multi_head().to_flat()
-    for part in ("selection", "experts", "streams", "memory", "media_in", "media_out"):
+    for part in ("selection", "compression", "experts", "streams", "memory", "media_in", "media_out"):
         assert not set(PARTS[part].model_fields) & set(flat)
+
+
+def test_fields_that_came_later_leave_no_trace_where_they_say_nothing() -> None:
+    flat = everything().to_flat()
+    assert not LATER & flat.keys()
+    assert LATER <= compressed().to_flat().keys()
+    assert ModelConfig.from_flat(compressed().to_flat()) == compressed()
+
+
+def test_a_layer_that_chooses_blocks_needs_an_indexer() -> None:
+    with pytest.raises(ConfigError, match="^index_topk is needed: layers of compress ratio 3 choose blocks"):
+        compressed().but(selection=None)
 
 
 def test_no_two_parts_share_a_field_name() -> None:

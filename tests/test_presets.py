@@ -62,6 +62,37 @@ def test_v3_multi_token_prediction() -> None:
     assert counted("v3")["mtp"] == pytest.approx(11.5e9, rel=0.01)
 
 
+@pytest.mark.parametrize(("name", "total", "active"), [("v4-flash", 284e9, 13e9), ("v4-pro", 1.6e12, 49e9)])
+def test_the_released_v4(name: str, total: float, active: float) -> None:
+    """The model card rounds to whole billions: 13.27e9 active is its 13B, 2.1 % above the round figure."""
+    found = counted(name)
+    assert found["total"] == pytest.approx(total, rel=0.02)
+    assert found["active"] == pytest.approx(active, rel=0.022)
+    assert round(found["active"] / 1e9) * 1e9 == active
+
+
+def test_the_released_v4_in_detail() -> None:
+    """Figures of section 5a.1 of the reference that the counts do not pin."""
+    flash, pro = preset("v4-flash"), preset("v4-pro")
+    kinds = {name: preset(name).compression.compress_ratios for name in ("v4-flash", "v4-pro")}
+    assert [i for i, r in enumerate(kinds["v4-flash"]) if r == 4] == list(range(2, 43, 2))
+    assert [i for i, r in enumerate(kinds["v4-flash"]) if r == 128] == list(range(3, 42, 2))
+    assert [i for i, r in enumerate(kinds["v4-pro"]) if r == 4] == list(range(2, 61, 2))
+    assert [i for i, r in enumerate(kinds["v4-pro"]) if r == 128] == [0, 1, *range(3, 60, 2)]
+    for config, heads, rank, groups, topk in ((flash, 64, 1024, 8, 512), (pro, 128, 1536, 16, 1024)):
+        attention, selection, compression = config.attention, config.selection, config.compression
+        assert (attention.num_attention_heads, attention.q_lora_rank, attention.key_value_heads) == (heads, rank, 1)
+        assert (attention.head_dim, attention.rope_dim, attention.interleaved, attention.rope_theta) == (512, 64, True, 10000)
+        scaling = attention.rope_scaling
+        assert (scaling.factor, scaling.original_max_position_embeddings, compression.compress_rope_theta) == (16, 65536, 160000)
+        assert (selection.index_n_heads, selection.index_head_dim, selection.index_topk) == (64, 128, topk)
+        assert (compression.o_groups, compression.o_lora_rank, compression.sliding_window) == (groups, 1024, 128)
+        assert (config.experts.num_experts_per_tok, config.experts.num_hash_layers, config.experts.swiglu_limit) == (6, 3, 10)
+        assert (config.experts.scoring_func, config.streams.hc_mult, config.streams.hc_mtp) == ("sqrtsoftplus", 4, True)
+        assert config.memory is None and config.max_position_embeddings == 1 << 20
+    assert (flash.experts.routed_scaling_factor, pro.experts.routed_scaling_factor) == (1.5, 2.5)
+
+
 def test_the_indexer_is_all_that_v32_adds() -> None:
     config, found = preset("v3.2"), counted("v3.2")
     assert config.but(selection=None) == preset("v3.1")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fourfold.config import ModelConfig
+from fourfold.model.compressed import CompressedAttention
 from fourfold.model.inputs import Context
 from fourfold.model.rope import rotate, yarn_attention_scale
 from fourfold.model.selection import Indexer, Selection, chunks
@@ -205,5 +206,7 @@ class LatentAttention(Attention):
         return Reader(q, shared, values, self.scale, gathers, lambda out: torch.einsum("slhr,hvr->slhv", out, up_v))
 
 
-def build_attention(config: ModelConfig) -> Attention:
+def build_attention(config: ModelConfig, layer: int) -> Attention | CompressedAttention:
+    if config.compression is not None:
+        return CompressedAttention(config, layer)
     return (LatentAttention if config.attention.is_latent else GroupedQueryAttention)(config)

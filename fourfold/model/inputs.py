@@ -1,14 +1,22 @@
 """The vocabulary of a forward pass: a ragged Batch of flat tokens, and the Context that its layers share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fourfold.model.trace import LayerTrace, Trace
 
 TEXT = 0  # modality id of ordinary tokens
+
+
+def document_starts(documents: Tensor) -> Tensor:
+    """documents [S, K], constant over consecutive tokens of one -> [S, K]: where each token's document begins."""
+    begins = F.pad(documents[:, 1:] != documents[:, :-1], (1, 0), value=True)
+    places = torch.arange(documents.shape[1], device=documents.device)
+    return torch.where(begins, places, 0).cummax(1).values
 
 
 @dataclass(frozen=True)
@@ -38,9 +46,7 @@ class Batch:
         if documents is None:
             documents = torch.zeros_like(tokens)
         else:
-            starts = torch.ones_like(documents, dtype=torch.bool)
-            starts[:, 1:] = documents[:, 1:] != documents[:, :-1]
-            place = place - torch.where(starts, place, 0).cummax(1).values
+            place = place - document_starts(documents)
         if past is not None:
             place = place + torch.tensor(past, device=tokens.device)[:, None]
         flat = tokens.reshape(-1)
@@ -96,9 +102,26 @@ class History:
     lengths: Tensor  # [S]
 
 
+@dataclass(frozen=True)
+class NewBlocks:
+    """Blocks of tokens of one document whose last token is in this chunk, those of all sequences end to end [M] (V4's compression).
+
+    A block stands in its sequence where its last token stands: whoever sees that token may read the block.
+    """
+
+    lengths: tuple[int, ...]  # blocks of each sequence, summing to M
+    sequences: Tensor  # [M] whose block it is
+    ends: Tensor  # [M] place of the last token
+    follows: Tensor  # [M] bool: there is a block before it in its document
+    rotary: tuple[Tensor, Tensor]  # cos and sin [M, ...] at the position of its first token
+
+
 @dataclass
 class Context:
-    """What one forward shares with every layer: who may see whom, rotary tables, and what the caller asked for."""
+    """What one forward shares with every layer: who may see whom, rotary tables, and what the caller asked for.
+
+    `blocks`: for each ratio of compression, the blocks that this chunk finishes.
+    """
 
     batch: Batch
     past: Tensor  # [S] tokens seen before this chunk
@@ -106,12 +129,20 @@ class Context:
     rotary: dict[str, tuple[Tensor, Tensor]]
     sparse: bool = True
     trace: Trace | None = None
+    blocks: dict[int, NewBlocks] = field(default_factory=dict)
     _last: tuple[slice, Tensor] | None = None
 
     @cached_property
     def queries(self) -> Tensor:
         """[S, L]: each query's place in its sequence (places behind a shorter chunk repeat the pattern and are discarded)."""
         return self.past[:, None] + torch.arange(self.batch.longest, device=self.past.device)
+
+    @cached_property
+    def within(self) -> Tensor:
+        """[N]: each token's place in its document."""
+        documents = self.history.documents
+        places = self.queries.clamp(max=documents.shape[1] - 1)
+        return self.batch.unpad(places - document_starts(documents).gather(1, places))
 
     def visible(self, queries: slice) -> Tensor | None:
         """[S, C, K] bool for some of the queries: keys that are not later, exist, and belong to the same document. None for all.
@@ -129,6 +160,14 @@ class Context:
         keys = torch.arange(documents.shape[1], device=documents.device)
         own = documents.gather(1, places.clamp(max=documents.shape[1] - 1))
         return (places[..., None] >= keys) & (own[..., None] == documents[:, None])
+
+    def sees(self, queries: slice, places: Tensor) -> Tensor:
+        """[S, C, P] bool: which of the tokens at `places` [S, P] (any at all) some of the queries see."""
+        documents, asking = self.history.documents, self.queries[:, queries]
+        last = documents.shape[1] - 1
+        own, theirs = documents.gather(1, asking.clamp(max=last)), documents.gather(1, places.clamp(0, last))
+        earlier = (places[:, None] <= asking[..., None]) & (places[:, None] >= 0)
+        return earlier & (own[..., None] == theirs[:, None])
 
     @cached_property
     def _sees_all(self) -> bool:

@@ -7,7 +7,7 @@ from fourfold.model.attention import build_attention
 from fourfold.model.engram import Engram
 from fourfold.model.experts import build_feed_forward
 from fourfold.model.inputs import Context
-from fourfold.model.state import Fields, LayerStates
+from fourfold.model.state import LayerStates, Layout
 from fourfold.model.streams import build_site
 from fourfold.model.trace import LayerTrace
 from fourfold.ops.norm import RMSNorm
@@ -22,12 +22,12 @@ class Layer(nn.Module):
         self.engram = engram
         self.attention_site = build_site(hidden, config.streams, eps, 2 * index)
         self.attention_norm = RMSNorm(hidden, eps)
-        self.attention = build_attention(config)
+        self.attention = build_attention(config, index)
         self.ffn_site = build_site(hidden, config.streams, eps, 2 * index + 1)
         self.ffn_norm = RMSNorm(hidden, eps)
         self.ffn = build_feed_forward(config, index)
 
-    def fields(self) -> dict[str, Fields]:
+    def fields(self) -> dict[str, Layout]:
         """The rows that each part remembers of a token."""
         own = {"attention": self.attention.fields()}
         return own if self.engram is None else own | {"engram": self.engram.fields()}

@@ -12,7 +12,11 @@ from fourfold.ops.norm import RMSNorm
 
 
 class NextTokenLayer(nn.Module):
-    """h'_i = W_eh [RMSNorm(Emb(t_{i+j})) ; RMSNorm(h_i)] -> one decoder layer -> RMSNorm (equations 21-23); embedding first."""
+    """h'_i = W_eh [RMSNorm(Emb(t_{i+j})) ; RMSNorm(h_i)] -> one decoder layer -> RMSNorm (equations 21-23); embedding first.
+
+    h is the collapsed state, copied to all streams afterwards; with `hc_mtp`, as in the released V4, it is each stream itself
+    (W_eh is its e_proj and h_proj side by side).
+    """
 
     def __init__(self, config: ModelConfig, depth: int) -> None:
         super().__init__()
@@ -23,13 +27,16 @@ class NextTokenLayer(nn.Module):
         self.collapse = Collapse(hidden, config.streams, eps)
         self.norm = RMSNorm(hidden, eps)
         self.streams = config.streams.hc_mult if config.streams else 1
+        self.keeps_streams = config.streams is not None and config.streams.hc_mtp
 
-    def forward(self, hidden: Tensor, embedded: Tensor, context: Context) -> tuple[Tensor, Tensor]:
-        """hidden [N, d] of the depth before, embedded [N, d] of the token to be assumed known.
+    def forward(self, streams: Tensor, hidden: Tensor, embedded: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
+        """streams [N, n, d] and hidden [N, d], their collapse, of the depth before; embedded [N, d] of the token assumed known.
 
-        Returns the hidden state for the next depth and its normed form for the head.
+        Returns both for the next depth, and the normed collapse for the head.
         """
-        x = self.eh_proj(torch.cat([self.enorm(embedded), self.hnorm(hidden)], dim=-1))
-        streams = self.layer(x[:, None].expand(-1, self.streams, -1), None, context)
+        known = streams if self.keeps_streams else hidden[:, None]
+        token = self.enorm(embedded)[:, None].expand_as(known)
+        x = self.eh_proj(torch.cat([token, self.hnorm(known)], dim=-1))
+        streams = self.layer(x.expand(-1, self.streams, -1), None, context)
         collapsed = self.collapse(streams)
-        return collapsed, self.norm(collapsed)
+        return streams, collapsed, self.norm(collapsed)

@@ -1,11 +1,26 @@
-"""Rotary positions (2104.09864), in both layouts, stretched by YaRN (2309.00071) or by the Llama-3 rule."""
+"""Rotary positions (2104.09864), in both layouts, stretched by YaRN (2309.00071), by the Llama-3 rule or all alike."""
 
 import math
 
 import torch
 from torch import Tensor
 
-from fourfold.config import RopeScaling
+from fourfold.config import ModelConfig, RopeScaling
+
+
+def all_frequencies(config: ModelConfig) -> dict[str, Tensor]:
+    """The kinds of frequencies that a model turns by: `attention`; the indexer's; those of layers that compress (V4).
+
+    With compression, YaRN stretches these last ones only, whose base is another too: a window needs no long range.
+    """
+    attention, scaling = config.attention, config.attention.rope_scaling
+    if config.compression is not None:
+        window = frequencies(attention.rope_dim, attention.rope_theta, None)
+        return {"attention": window, "compressed": frequencies(attention.rope_dim, config.compression.compress_rope_theta, scaling)}
+    turns = {"attention": frequencies(attention.rope_dim, attention.rope_theta, scaling)}
+    if config.selection is not None:
+        turns["index"] = frequencies(config.index_rope_dim, attention.rope_theta, scaling)
+    return turns
 
 
 def frequencies(dim: int, theta: float, scaling: RopeScaling | None) -> Tensor:
@@ -13,6 +28,8 @@ def frequencies(dim: int, theta: float, scaling: RopeScaling | None) -> Tensor:
     plain = theta ** (-torch.arange(0, dim, 2, dtype=torch.float32, device="cpu") / dim)
     if scaling is None:
         return plain
+    if scaling.type == "linear":  # 2306.15595: positions are divided, which is the same
+        return plain / scaling.factor
     return (_yarn if scaling.type == "yarn" else _llama3)(plain, dim, theta, scaling)
 
 
@@ -68,3 +85,9 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
     first, second = (x[..., 0::2], x[..., 1::2]) if interleaved else x.chunk(2, dim=-1)
     turned = (first * cos - second * sin).to(x.dtype), (first * sin + second * cos).to(x.dtype)
     return torch.stack(turned, dim=-1).flatten(-2) if interleaved else torch.cat(turned, dim=-1)
+
+
+def rotate_tail(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = True) -> Tensor:
+    """`rotate` on the last channels only, as many as there are angles for (V4: 64 of a head's 512)."""
+    kept, turned = x.split([x.shape[-1] - 2 * cos.shape[-1], 2 * cos.shape[-1]], dim=-1)
+    return torch.cat([kept, rotate(turned, cos, sin, interleaved)], dim=-1)

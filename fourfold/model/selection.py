@@ -4,7 +4,7 @@ Selection is apart from reading. It comes a chunk of queries at a time, because 
 and it names positions in the sequence, so that latent and grouped-query attention read it alike.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -47,22 +47,65 @@ class Selection:
         return rows.scatter_reduce_(-1, self.indices, self.valid, "amax")
 
 
-def chunks(queries: int, cost_per_query: int) -> Iterator[slice]:
-    """Slices of the queries such that a chunk's scores stay within SCORE_BUDGET."""
-    step = max(1, SCORE_BUDGET // max(cost_per_query, 1))
+def chunks(queries: int, cost_per_query: int, most: int | None = None) -> Iterator[slice]:
+    """Slices of the queries, each at most so long, such that a chunk's scores stay within SCORE_BUDGET."""
+    step = max(1, min(SCORE_BUDGET // max(cost_per_query, 1), most or queries))
     return (slice(start, min(start + step, queries)) for start in range(0, queries, step))
 
 
-class Indexer(nn.Module):
-    """I_{t,s} = Σ_j w_{t,j} ReLU(q_{t,j} · k_s) (V3.2, equation 1); keeps keys of its own in the layer state.
+class Chooser(nn.Module):
+    """What all indexers do with their keys: I_{t,s} = Σ_j w_{t,j} ReLU(q_{t,j} · k_s) (V3.2, equation 1), and the best of them.
 
-    The input is detached: only the KL loss on the trace trains the indexer, and it trains nothing else (section 2.1.1).
+    The input is detached: only the KL loss on the trace trains an indexer, and it trains nothing else (section 2.1.1). A subclass
+    makes the modules `wq_b` and `weights_proj`, says how queries are rotated, and where keys come from.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        sizes, attention = config.selection, config.attention
+        sizes = config.selection
         self.heads, self.width, self.topk = sizes.index_n_heads, sizes.index_head_dim, sizes.index_topk
+
+    def queries(self, x: Tensor, query_input: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        """Rotated queries [N, heads, width] and head weights [N, heads]."""
+        queries = self.wq_b(query_input.detach()).unflatten(-1, (self.heads, self.width))
+        weights = self.weights_proj(x.detach()).float() * (self.heads * self.width) ** -0.5
+        return self._rotate(queries, context), weights
+
+    def selections(
+        self,
+        queries: tuple[Tensor, Tensor],
+        keys: Tensor,
+        visible: Callable[[slice], Tensor | None],
+        context: Context,
+        everything: bool,
+    ) -> Iterator[Selection]:
+        """What each query reads of keys [S, K, width], a few queries at a time; `visible` gives their mask, None for all."""
+        wanted, weights = (context.batch.pad(y) for y in queries)
+        for part in chunks(context.batch.longest, wanted.shape[0] * keys.shape[1] * self.heads):
+            seen = visible(part)
+            scores = index_scores(wanted[:, part], keys, weights[:, part], seen)
+            selection = Selection(part) if everything else self.choose(part, scores.detach(), seen)
+            if context.trace is not None:
+                context.layer_trace.extend("index_scores", scores)
+                mask = selection.mask(seen, keys.shape[1])
+                mask = torch.ones_like(scores, dtype=torch.bool) if mask is None else mask
+                context.layer_trace.extend("index_mask", mask)
+            yield selection
+
+    def choose(self, part: slice, scores: Tensor, visible: Tensor | None) -> Selection:
+        """The `index_topk` best visible keys of each query, the newer first among equals."""
+        if visible is not None:
+            scores = scores.masked_fill(~visible, float("-inf"))
+        indices = newest_topk(scores, self.topk)
+        return Selection(part, indices, scores.gather(-1, indices) > float("-inf"))
+
+
+class Indexer(Chooser):
+    """The indexer of single tokens (V3.2); keeps keys of its own in the layer state."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        attention = config.attention
         self.rotated = config.index_rope_dim
         self.wq_b = Linear(attention.q_lora_rank or config.hidden_size, self.heads * self.width)
         self.wk = Linear(config.hidden_size, self.width)
@@ -85,35 +128,12 @@ class Indexer(nn.Module):
         if everything and not context.wants_mass:
             yield Selection(slice(0, batch.longest))
             return
-        queries, weights = (batch.pad(y) for y in self.queries(x, query_input, context))
         keys = state.read("index_key") if state is not None else batch.pad(self.keys(x, context))
-        for part in chunks(batch.longest, queries.shape[0] * keys.shape[1] * self.heads):
-            visible = context.visible(part)
-            scores = index_scores(queries[:, part], keys, weights[:, part], visible)
-            selection = Selection(part) if everything else self.choose(part, scores.detach(), visible)
-            if context.trace is not None:
-                context.layer_trace.extend("index_scores", scores)
-                mask = selection.mask(visible, keys.shape[1])
-                mask = torch.ones_like(scores, dtype=torch.bool) if mask is None else mask
-                context.layer_trace.extend("index_mask", mask)
-            yield selection
-
-    def queries(self, x: Tensor, query_input: Tensor, context: Context) -> tuple[Tensor, Tensor]:
-        """Rotated queries [N, heads, width] and head weights [N, heads]."""
-        queries = self.wq_b(query_input.detach()).unflatten(-1, (self.heads, self.width))
-        weights = self.weights_proj(x.detach()).float() * (self.heads * self.width) ** -0.5
-        return self._rotate(queries, context), weights
+        yield from self.selections(self.queries(x, query_input, context), keys, context.visible, context, everything)
 
     def keys(self, x: Tensor, context: Context) -> Tensor:
         """Rotated keys [N, width], one head for all."""
         return self._rotate(self.k_norm(self.wk(x.detach())), context)
-
-    def choose(self, part: slice, scores: Tensor, visible: Tensor | None) -> Selection:
-        """The `index_topk` best visible keys of each query, the newer first among equals."""
-        if visible is not None:
-            scores = scores.masked_fill(~visible, float("-inf"))
-        indices = newest_topk(scores, self.topk)
-        return Selection(part, indices, scores.gather(-1, indices) > float("-inf"))
 
     def _rotate(self, x: Tensor, context: Context) -> Tensor:
         """The first channels turn, half-split, unlike latent attention's own (V3.2 inference code)."""

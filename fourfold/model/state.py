@@ -1,20 +1,24 @@
 """What a model remembers of its sequences, behind one protocol.
 
-Every layer kind so far remembers rows only: one entry per token and nothing that a later token changes. (Engram's convolution
-tail is no exception: its values follow from the tokens, so the gates alone are kept, see engram.py.) Such a memory can be cut at
-any length, copied, and saved page by page, which is what speculation, preemption and a prefix store ask of it.
+Most layers remember rows only: one entry per token and nothing that a later token changes. (Engram's convolution tail is no
+exception: its values follow from the tokens, so the gates alone are kept, see engram.py.) Such a memory can be cut at any length,
+copied, and saved page by page, which is what speculation, preemption and a prefix store ask of it.
+
+Layers that compress (block_state.py) forget: of old tokens they keep blocks alone. They too can be cut at any length, but after a
+deep cut they cannot go on from there; `Cache.rewind` then says which tokens the model has to be given once more.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Protocol
 
 import torch
-from safetensors.torch import load as from_bytes
-from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-Fields = dict[str, tuple[tuple[int, ...], torch.dtype | None]]  # name -> (shape of a row, dtype or None for the model's)
+from fourfold.model.block_state import BlockLayout, BlockState
+from fourfold.model.inputs import Batch, document_starts
+from fourfold.model.rows import Fields, Rows
+
+PIECE = 2048  # tokens of a sequence that are given again at once, after a deep cut
 
 
 class LayerState(Protocol):
@@ -40,81 +44,33 @@ class LayerState(Protocol):
     def restore(self, sequence: int, page: bytes) -> None:
         """Append a snapshot to a sequence."""
 
-    def bytes_per_token(self) -> int:
+    def resumable(self, sequence: int) -> int:
+        """The longest prefix of what a sequence holds that it can go on from: all of it, unless rows were forgotten."""
+
+    def bytes_per_token(self) -> float:
         """What one more token of one sequence costs."""
-
-
-class Rows:
-    """Append-only rows of S sequences in buffers [S, capacity, ...] that grow by half."""
-
-    def __init__(self, fields: Fields, sequences: int, dtype: torch.dtype, device: torch.device) -> None:
-        self.lengths = [0] * sequences
-        self._buffers = {
-            name: torch.zeros(sequences, 0, *shape, dtype=own or dtype, device=device) for name, (shape, own) in fields.items()
-        }
-
-    def append(self, lengths: Sequence[int], **rows: Tensor) -> None:
-        if rows.keys() != self._buffers.keys() or len(lengths) != len(self.lengths):
-            raise ValueError(f"this state keeps {sorted(self._buffers)} of {len(self.lengths)} sequences")
-        starts, self.lengths = self.lengths, [old + new for old, new in zip(self.lengths, lengths, strict=True)]
-        self._reserve(max(self.lengths, default=0))
-        for name, values in rows.items():
-            buffer = self._buffers[name]
-            for sequence, chunk in enumerate(values.detach().split(list(lengths))):
-                buffer[sequence, starts[sequence] : starts[sequence] + len(chunk)] = chunk
-
-    def read(self, name: str) -> Tensor:
-        return self._buffers[name][:, : max(self.lengths, default=0)]
-
-    def truncate(self, lengths: Sequence[int]) -> None:
-        for sequence, (new, old) in enumerate(zip(lengths, self.lengths, strict=True)):
-            if not 0 <= new <= old:
-                raise ValueError(f"sequence {sequence} holds {old} tokens and cannot be cut to {new}")
-        self.lengths = list(lengths)
-
-    def fork(self, sequences: Sequence[int]) -> "Rows":
-        copy = object.__new__(Rows)
-        copy.lengths = [self.lengths[s] for s in sequences]
-        copy._buffers = {name: self.read(name)[list(sequences)] for name in self._buffers}
-        return copy
-
-    def snapshot(self, sequence: int, start: int, stop: int) -> bytes:
-        if not 0 <= start <= stop <= self.lengths[sequence]:
-            raise ValueError(f"sequence {sequence} holds {self.lengths[sequence]} tokens, not rows {start} to {stop}")
-        return to_bytes({name: buffer[sequence, start:stop].contiguous() for name, buffer in self._buffers.items()})
-
-    def restore(self, sequence: int, page: bytes) -> None:
-        rows = from_bytes(page)
-        start, count = self.lengths[sequence], len(next(iter(rows.values())))
-        self.lengths[sequence] += count
-        self._reserve(self.lengths[sequence])
-        for name, buffer in self._buffers.items():
-            buffer[sequence, start : start + count] = rows[name].to(buffer.device)
-
-    def bytes_per_token(self) -> int:
-        return sum(buffer.element_size() * math.prod(buffer.shape[2:]) for buffer in self._buffers.values())
-
-    def _reserve(self, length: int) -> None:
-        for name, old in self._buffers.items():
-            if length > old.shape[1]:
-                room = old.new_zeros(old.shape[0], max(length, old.shape[1] * 3 // 2, 64), *old.shape[2:])
-                room[:, : old.shape[1]] = old
-                self._buffers[name] = room
 
 
 INPUT_FIELDS: Fields = {"tokens": ((), torch.long), "documents": ((), torch.long), "modality": ((), torch.uint8)}
 
 
+Layout = Fields | BlockLayout
 LayerStates = dict[str, LayerState]  # a layer's states: "attention", and "engram" where it has one
+
+
+def new_state(layout: Layout, sequences: int, dtype: torch.dtype, device: torch.device) -> LayerState:
+    """An empty state of the kind that a layer asks for."""
+    kind = BlockState if isinstance(layout, BlockLayout) else Rows
+    return kind(layout, sequences, dtype, device)
 
 
 class Cache:
     """The memory of one model for S sequences: the inputs themselves, and the states of each layer."""
 
-    def __init__(self, layers: list[dict[str, Fields]], sequences: int, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, layers: list[dict[str, Layout]], sequences: int, dtype: torch.dtype, device: torch.device) -> None:
         self.inputs = Rows(INPUT_FIELDS, sequences, torch.long, device)
         self.layers: list[LayerStates] = [
-            {name: Rows(fields, sequences, dtype, device) for name, fields in layer.items()} for layer in layers
+            {name: new_state(layout, sequences, dtype, device) for name, layout in layer.items()} for layer in layers
         ]
 
     @property
@@ -126,10 +82,11 @@ class Cache:
         return [self.inputs, *(rows for layer in self.layers for rows in layer.values())]
 
     def truncate(self, lengths: int | Sequence[int]) -> None:
-        """Cut every sequence to a length (one for all, or one each)."""
+        """Cut every sequence to a length (one for all, or one each). Layers may be behind, see `rewind`."""
         wanted = [lengths] * len(self.lengths) if isinstance(lengths, int) else lengths
-        for state in self.states():
-            state.truncate(wanted)
+        self.inputs.truncate(wanted)
+        for state in self.states()[1:]:
+            state.truncate([min(pair) for pair in zip(wanted, state.lengths, strict=True)])
 
     def fork(self, sequences: Sequence[int] | None = None) -> "Cache":
         """An independent copy, of all sequences or of those named."""
@@ -147,6 +104,33 @@ class Cache:
         for state, piece in zip(self.states(), page, strict=True):
             state.restore(sequence, piece)
 
-    def bytes_per_token(self) -> int:
+    def rewind(self) -> list[Batch]:
+        """Cut every sequence back to where all its layers can go on; returns the tokens to be given again, none as a rule.
+
+        Layers are behind after a deep cut, or when this was broken off: whoever does that puts the old `inputs` back. Positions are
+        places in documents, as a Batch gives them to text.
+        """
+        whole = self.lengths
+        behind = [state for state in self.states() if isinstance(state, BlockState) or state.lengths != whole]
+        kept = [min([length, *(state.resumable(s) for state in behind)]) for s, length in enumerate(whole)]
+        if kept == whole:
+            return []
+        inputs = {name: self.inputs.read(name) for name in INPUT_FIELDS}
+        self.inputs = self.inputs.fork(range(len(whole)))
+        self.truncate(kept)
+        lost = [range(start, stop) for start, stop in zip(kept, whole, strict=True)]
+        steps = range(0, max(map(len, lost)), PIECE)
+        return [_piece(inputs, [span[step : step + PIECE] for span in lost]) for step in steps]
+
+    def bytes_per_token(self) -> float:
         """Bytes that one more token of one sequence costs."""
         return sum(state.bytes_per_token() for state in self.states())
+
+
+def _piece(inputs: dict[str, Tensor], spans: list[range]) -> Batch:
+    """A batch of some tokens of each sequence, from what a cache was given [S, K]."""
+    places = torch.arange(inputs["tokens"].shape[1], device=inputs["tokens"].device) - document_starts(inputs["documents"])
+    fields = inputs | {"positions": places}
+    flat = {name: torch.cat([row[s.start : s.stop] for row, s in zip(rows, spans, strict=True)]) for name, rows in fields.items()}
+    flat["positions"] = flat["positions"].expand(3, -1)
+    return Batch(lengths=tuple(len(span) for span in spans), **flat)

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from fourfold.config import ModelConfig
 from fourfold.errors import ConfigError
+from fourfold.model.compressor import new_blocks
 from fourfold.model.engram import Engram, table_primes
 from fourfold.model.experts import Experts, Router
 from fourfold.model.inputs import Batch, Context, History
 from fourfold.model.layer import Layer
 from fourfold.model.mtp import NextTokenLayer
-from fourfold.model.rope import frequencies, tables, yarn_table_scale
+from fourfold.model.rope import all_frequencies, tables, yarn_table_scale
 from fourfold.model.state import Cache
 from fourfold.model.streams import Collapse, HyperConnections
 from fourfold.model.trace import Trace
@@ -68,12 +69,10 @@ class Transformer(nn.Module):
         self._add_buffers(token_classes)
 
     def _add_buffers(self, token_classes: Tensor | None) -> None:
-        attention = self.config.attention
-        scaling = attention.rope_scaling
-        self.rope_scale = yarn_table_scale(scaling)
-        turns = {"attention": frequencies(attention.rope_dim, attention.rope_theta, scaling)}
-        if self.config.selection is not None:
-            turns["index"] = frequencies(self.config.index_rope_dim, attention.rope_theta, scaling)
+        turns, compression = all_frequencies(self.config), self.config.compression
+        self.turns = list(turns)
+        self.rope_scale = 1.0 if compression else yarn_table_scale(self.config.attention.rope_scaling)
+        self.ratios = sorted(set(compression.compress_ratios) - {0}) if compression else []
         for name, values in turns.items():
             self.register_buffer(f"{name}_turns", values, persistent=False)
         if self.config.memory is not None:
@@ -101,18 +100,20 @@ class Transformer(nn.Module):
 
     def trunk(self, batch: Batch, cache: Cache | None = None, trace: Trace | None = None, selection: str = "sparse") -> Tensor:
         """Final-normed hidden states [N, d]."""
+        self._catch_up(cache, selection)
         context = self.context(batch, cache, trace, selection)
         return self.norm(self.collapse(self._run(context, cache)))
 
     def train_forward(self, batch: Batch, trace: Trace | None = None, selection: str = "sparse") -> TrainOutput:
         """The states that the losses need, multi-token prediction included."""
         context = self.context(batch, None, trace, selection)
-        hidden = self.collapse(self._run(context, None))
+        streams = self._run(context, None)
+        hidden = self.collapse(streams)
         out = TrainOutput(self.norm(hidden))
         tokens = batch.pad(batch.tokens)
         for layer in self.mtp:
             tokens = F.pad(tokens[:, 1:], (0, 1))  # what is shifted in from beyond the end is masked by the loss
-            hidden, normed = layer(hidden, self.embed(batch.unpad(tokens)), context)
+            streams, hidden, normed = layer(streams, hidden, self.embed(batch.unpad(tokens)), context)
             out.mtp_hidden.append(normed)
         return out
 
@@ -143,10 +144,22 @@ class Transformer(nn.Module):
             cache.inputs.append(batch.lengths, **inputs)
             seen, lengths = {name: cache.inputs.read(name) for name in inputs}, cache.lengths
         history = History(**seen, lengths=torch.tensor(lengths, device=device))
-        rotary = {"attention": tables(batch.positions[0], self.attention_turns, self.rope_scale)}
-        if self.config.selection is not None:
-            rotary["index"] = tables(batch.positions[0], self.index_turns, self.rope_scale)
-        return Context(batch, torch.tensor(past, device=device), history, rotary, selection == "sparse", trace)
+        turns = {name: self.get_buffer(f"{name}_turns") for name in self.turns}
+        rotary = {name: tables(batch.positions[0], values, self.rope_scale) for name, values in turns.items()}
+        context = Context(batch, torch.tensor(past, device=device), history, rotary, selection == "sparse", trace)
+        context.blocks = {ratio: new_blocks(batch, context, ratio, turns["compressed"]) for ratio in self.ratios}
+        return context
+
+    @torch.no_grad()
+    def _catch_up(self, cache: Cache | None, selection: str) -> None:
+        """After a deep cut, give layers that compress the tokens again whose rows they have forgotten."""
+        inputs = None if cache is None else cache.inputs
+        try:
+            for piece in [] if cache is None else cache.rewind():
+                self._run(self.context(piece, cache, None, selection), cache)
+        except BaseException:
+            cache.inputs = inputs
+            raise
 
     def _run(self, context: Context, cache: Cache | None) -> Tensor:
         """All layers: streams [N, n, d]."""
@@ -172,9 +185,9 @@ class Transformer(nn.Module):
 
     @staticmethod
     def keep_fp32(name: str) -> bool:
-        """Tensors that stay in fp32 in a bf16 model: routers and stream mixing."""
+        """Tensors that stay in fp32 in a bf16 model: routers, stream mixing, attention sinks, places in a block."""
         parts = name.split(".")
-        return "router" in parts or any(p.endswith("_site") or p == "collapse" for p in parts)
+        return "router" in parts or parts[-1] in ("sinks", "ape") or any(p.endswith("_site") or p == "collapse" for p in parts)
 
     @torch.no_grad()
     def init_weights(self, seed: int = 0) -> "Transformer":
@@ -182,6 +195,9 @@ class Transformer(nn.Module):
         for module in self.modules():
             if isinstance(module, HyperConnections | Collapse):
                 module.reset()
+        for name, module in self.named_modules():
+            if isinstance(module, Router):
+                module.reset(_generator(seed, name))
         for name, parameter in self.named_parameters():
             if parameter.dim() >= 2 and name.rsplit(".", 1)[-1] not in SET_BY_MODULE:
                 parameter.copy_(_normal(tuple(parameter.shape), seed, name) * self.config.initializer_range)
@@ -205,5 +221,8 @@ def _check_fit(lengths: list[int], sequences: int) -> list[int]:
 
 def _normal(shape: tuple[int, ...], seed: int, name: str) -> Tensor:
     """Standard normal numbers from (seed, name). numpy's, because torch's differ in the last bit from processor to processor."""
-    generator = np.random.Generator(np.random.PCG64([seed, zlib.crc32(name.encode())]))
-    return torch.from_numpy(generator.standard_normal(shape, dtype=np.float32))
+    return torch.from_numpy(_generator(seed, name).standard_normal(shape, dtype=np.float32))
+
+
+def _generator(seed: int, name: str) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64([seed, zlib.crc32(name.encode())]))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from fourfold.config import ModelConfig
 from fourfold.errors import FourfoldError
-from fourfold.planner.cost import FORMATS, keys_read, part_bytes, state_bytes
+from fourfold.planner.cost import CACHE_BYTES, FORMATS, fixed_bytes, keys_indexed, keys_read, part_bytes, state_bytes
 from fourfold.planner.count import Counts
 
 PAGE = 4096
@@ -60,7 +60,7 @@ def place(
     experts = sizes.pop("routed experts", 0)
     tables = sum(sizes.pop(part, 0) for part in LOOKED_UP)
     always = sum(sizes.values())
-    state = sum(state_bytes(config).values()) * context
+    state = sum(state_bytes(config).values()) * context + fixed_bytes(config)
     if state > memory:
         raise FourfoldError(
             f"--memory: the state of {context} tokens takes {state / 1e9:.1f} GB, more than {memory / 1e9:.1f} GB; "
@@ -110,5 +110,7 @@ def _rows_per_token(config: ModelConfig, form: str) -> int:
 
 def _context_read(config: ModelConfig, context: int) -> int:
     """Bytes of layer state that decoding one token reads: the chosen keys' rows, and all index keys."""
-    state = state_bytes(config)
-    return state["kv"] * keys_read(config, context) + state["index"] * context
+    index = CACHE_BYTES * config.selection.index_head_dim * keys_indexed(config, context) if config.selection else 0
+    if config.compression is not None:
+        return CACHE_BYTES * config.attention.head_dim * keys_read(config, context) + index
+    return state_bytes(config)["kv"] // config.num_hidden_layers * keys_read(config, context) + index

@@ -220,7 +220,8 @@ class Run:
         if experts is None or experts.topk_method != "noaux_tc" or stage.mode == "indexer":
             return
         for router, load in zip(self.model.routers(), outcome.loads, strict=True):
-            update_bias(router.bias, load, experts.bias_update_speed)
+            if router.balanced:  # not where the token decides
+                update_bias(router.bias, load, experts.bias_update_speed)
 
     def _dead(self, outcome: Outcome) -> list[int]:
         dead = {index for index, fraction in enumerate(outcome.dead) if fraction > DEAD}

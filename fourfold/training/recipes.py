@@ -126,7 +126,7 @@ class Recipe:
             flat = {key: value for key, value in flat.items() if key != part and key not in PARTS[part].model_fields}
         config = ModelConfig.from_flat(flat)
         sparse = [stage.name for stage in self.stages if stage.mode != "dense" and stage.tokens]
-        if sparse and config.selection is None:
+        if sparse and not any(config.has_indexer(i) for i in range(config.num_hidden_layers)):
             raise ConfigError(f"stages.{sparse[0]}.mode: preset {self.preset} has no indexer; choose dense")
         most = config.max_position_embeddings
         for place, length in (("", self.sequence_length), *((f"stages.{s.name}.", s.sequence_length) for s in self.stages)):

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -23,6 +24,7 @@ KINDS = {
     "v2-lite": V2.but(topk_method="greedy", n_group=1, topk_group=1, routed_scaling_factor=1.0),
     "softmax with a bias": V3.but(scoring_func="softmax"),
     "sigmoid, greedy, kept as they are": V3.but(topk_method="greedy", norm_topk_prob=False),
+    "v4": V3.but(scoring_func="sqrtsoftplus", n_group=1, topk_group=1, routed_scaling_factor=1.5),
 }
 
 
@@ -39,6 +41,8 @@ def by_hand(x: list[float], weight: list[list[float]], bias: list[float], c: Exp
     logits = [sum(a * b for a, b in zip(x, row, strict=True)) for row in weight]
     if c.scoring_func == "sigmoid":
         scores = [1 / (1 + math.exp(-z)) for z in logits]
+    elif c.scoring_func == "sqrtsoftplus":
+        scores = [math.sqrt(math.log1p(math.exp(z))) for z in logits]
     else:
         total = sum(math.exp(z) for z in logits)
         scores = [math.exp(z) / total for z in logits]
@@ -135,3 +139,28 @@ def test_full_size_choices_obey_their_groups(name: str) -> None:
         assert all(len({e // size for e in row}) <= config.topk_group for row in ids.tolist())
     if config.norm_topk_prob:
         assert_close(weights.sum(-1), torch.full((300,), config.routed_scaling_factor))
+
+
+def test_a_token_that_decides_itself_is_only_weighed() -> None:
+    """V4's first layers: experts from the table, weights from the scores, no bias and no choice."""
+    config = KINDS["v4"]
+    made, plain = Router(HIDDEN, config, hashed=50), router(config, bias=0.0)
+    made.reset(np.random.default_rng(1))
+    made.weight.data = plain.weight.data
+    assert not made.balanced and [name for name, _ in made.named_buffers()] == ["tid2eid"]
+    assert all(len(set(row)) == len(row) for row in made.tid2eid.tolist())
+    assert len({tuple(row) for row in made.tid2eid.tolist()}) > 40
+    x, tokens = torch.randn(30, HIDDEN), torch.randint(0, 50, (30,))
+    ids, weights, scores = made(x, tokens)
+    assert torch.equal(ids, made.tid2eid[tokens])
+    assert_close(scores, plain(x)[2])
+    own = plain.scores(x).gather(-1, ids)
+    assert_close(weights, 1.5 * own / own.sum(-1, keepdim=True))
+
+
+def test_scores_of_the_far_left_have_a_slope() -> None:
+    made = Router(1, KINDS["v4"].but(n_routed_experts=6, num_experts_per_tok=1))
+    made.weight.data = torch.tensor([[-2e4], [-200.0], [-90.0], [-30.0], [0.0], [200.0]])
+    scores = made.scores(torch.ones(1, 1))
+    assert_close(scores[0, 2:], torch.tensor([0.0, math.exp(-15), math.sqrt(math.log(2)), math.sqrt(200)]))
+    assert torch.autograd.grad(scores.sum(), made.weight)[0].isfinite().all()

@@ -60,15 +60,15 @@ class Given:
         return self.weight[ids]
 
 
-def plain(x: Tensor, weights: Tensor, gate_up: Tensor, down: Tensor, ids: Tensor) -> Tensor:
-    return experts_definition(x, ids, weights, Given(gate_up), Given(down))
+def plain(x: Tensor, weights: Tensor, gate_up: Tensor, down: Tensor, ids: Tensor, limit: float | None = None) -> Tensor:
+    return experts_definition(x, ids, weights, Given(gate_up), Given(down), limit)
 
 
-def grouped(x: Tensor, weights: Tensor, gate_up: Tensor, down: Tensor, ids: Tensor) -> Tensor:
+def grouped(x: Tensor, weights: Tensor, gate_up: Tensor, down: Tensor, ids: Tensor, limit: float | None = None) -> Tensor:
     made = stores(gate_up.dtype, len(gate_up), down.shape[2], down.shape[1])
     for store, weight in zip(made, (gate_up, down), strict=True):
         store.weight = weight
-    return grouped_experts(x, ids, weights, *made)
+    return grouped_experts(x, ids, weights, *made, limit)
 
 
 @pytest.mark.parametrize("dtype", FORMATS)
@@ -202,6 +202,39 @@ def test_gate_is_its_definition_with_gradients(
     gate_up = (spread * torch.randn(*leading, 2 * width)).to(dtype).requires_grad_()
     assert_twins(silu_gate, silu_gate_definition, [gate_up], "gate_up")
     kernels.expect(*SWIGLU)
+
+
+@given(width=st.integers(1, 70), dtype=st.sampled_from(FORMATS), limit=st.sampled_from([0.25, 1.0, 7.0]))
+def test_a_limited_gate_is_its_definition_with_gradients(kernels: Calls, width: int, dtype: torch.dtype, limit: float) -> None:
+    """Many are cut, and the limit itself, which all formats hold exactly, is not."""
+    gate_up = (3 * limit * torch.randn(5, 2 * width)).to(dtype)
+    gate_up[0, ::3], gate_up[1, ::2] = limit, -limit
+    forms = (lambda x, f=f: f(x, limit) for f in (silu_gate, silu_gate_definition))
+    assert_twins(*forms, [gate_up.requires_grad_()], "gate_up")
+    kernels.expect(*SWIGLU)
+
+
+def test_what_a_limit_cuts() -> None:
+    """Gate above only, up at both sides; what is cut has no slope."""
+    gate_up = torch.tensor([[-9.0, 9.0, 1.0, 1.0, 9.0, 9.0, -9.0, 0.5]], requires_grad=True)
+    out = silu_gate(gate_up, 2.0)
+    gate, up = torch.tensor([-9.0, 2.0, 1.0, 1.0]), torch.tensor([2.0, 2.0, -2.0, 0.5])
+    assert_close(out[0], torch.nn.functional.silu(gate) * up)
+    slope = torch.autograd.grad(out.sum(), gate_up)[0][0] != 0
+    assert slope.tolist() == [True, False, True, True, False, False, False, True]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_limited_experts_are_their_definition_with_gradients(kind: str, kernels: Calls) -> None:
+    gate_up, down = stores()
+    ids = routing(kind)
+    leaves = [torch.randn(len(ids), HIDDEN).requires_grad_(), torch.rand(ids.shape).requires_grad_(), gate_up.weight, down.weight]
+    forms = (lambda *y, f=f: f(*y, ids, 0.2) for f in (grouped, plain))
+    assert_twins(*forms, leaves, "x weights gate_up down")
+    kernels.expect(*TRAINED)
+    with torch.no_grad():
+        assert_close(grouped(*leaves, ids, 0.2), plain(*leaves, ids, 0.2))
+        assert not torch.allclose(plain(*leaves, ids, 0.2), plain(*leaves, ids))
 
 
 def test_a_gate_may_be_a_view(kernels: Calls) -> None:

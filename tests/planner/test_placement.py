@@ -1,11 +1,23 @@
 """Bytes, operations, and where weights go under a budget."""
 
 import pytest
+import torch
 
 from fourfold.errors import FourfoldError
+from fourfold.model.block_state import SLACK
+from fourfold.model.state import new_state
 from fourfold.model.transformer import Transformer
-from fourfold.planner.cost import LONG, flops_per_token, part_bytes, state_bytes, weight_bytes
-from fourfold.planner.count import count
+from fourfold.planner.cost import (
+    LONG,
+    fixed_bytes,
+    flops_per_token,
+    keys_indexed,
+    keys_read,
+    part_bytes,
+    state_bytes,
+    weight_bytes,
+)
+from fourfold.planner.count import count, skeleton
 from fourfold.planner.placement import Placement, parse_bytes, place
 from fourfold.presets import preset
 
@@ -23,6 +35,31 @@ def test_state_is_what_the_model_keeps() -> None:
     model = Transformer(config).init_weights(0)
     planned = state_bytes(config)
     assert model.new_cache(1).bytes_per_token() == 2 * (planned["kv"] + planned["index"]) + planned["other"] + 17
+
+
+def test_compressed_layers_cost_a_share_of_a_block() -> None:
+    """V4-Flash: 21 CSA layers with index keys, 20 HCA layers; 8 bytes a block say where it ends. The window costs no token more."""
+    flash = preset("v4-flash")
+    ends = -(-8 * (21 * 32 + 20) // 128)
+    assert state_bytes(flash) == {"kv": 21 * 256 + 20 * 8, "index": 21 * 64, "other": ends}
+    assert keys_read(flash, LONG) == 43 * 128 + 21 * 512 + 20 * 8192
+    assert keys_read(flash, 100) == 43 * 100 + 21 * 25
+    assert keys_indexed(flash, LONG) == 21 * LONG // 4
+    window, offers = 43 * (127 + SLACK) * 512 * 2, 4 * (21 * (7 + SLACK) * 2 * 2 * (512 + 128) + 20 * (127 + SLACK) * 2 * 512)
+    assert fixed_bytes(flash) == window + offers
+    layout = skeleton(flash).layers[2].attention.fields()
+    state = new_state(layout, 1, torch.bfloat16, torch.device("cpu"))
+    assert state.bytes_per_token() == 256 + 64 + 2
+    assert state.fixed_bytes() == (127 + SLACK) * 1024 + (7 + SLACK) * 4 * 2 * 2 * 640
+
+
+def test_the_released_v4_needs_little_at_1m() -> None:
+    """Its report: a tenth of V3.2's operations and less than a tenth of its state (Flash), about a quarter and a tenth (Pro)."""
+    base, flash, pro = (preset(name) for name in ("v3.2", "v4-flash", "v4-pro"))
+    state = [sum(state_bytes(config).values()) for config in (base, flash, pro)]
+    assert 0.06 < state[1] / state[0] < 0.09 and 0.09 < state[2] / state[0] < 0.12
+    work = [flops_per_token(config, count(config), LONG) for config in (base, flash, pro)]
+    assert 0.08 < work[1] / work[0] < 0.14 and 0.2 < work[2] / work[0] < 0.35
 
 
 def test_weight_bytes_follow_the_format() -> None:

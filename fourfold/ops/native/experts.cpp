@@ -66,31 +66,38 @@ static void combine_weights(const T* rows, const int64_t* places, const T* arriv
         }
 }
 
-// out [rows, width] = SiLU(gate) · up, from [rows, 2 · width] with the gate first.
+// out [rows, width] = SiLU(gate) · up, from [rows, 2 · width] with the gate first; gate is cut at `limit` (infinite for none),
+// up at both sides. Comparisons let a NaN pass.
 template <class T>
-static void swiglu(const T* gate_up, T* out, int64_t rows, int64_t width) {
+static void swiglu(const T* gate_up, T* out, int64_t rows, int64_t width, float limit) {
     #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < rows; i++) {
         const T *gate = gate_up + 2 * i * width, *up = gate + width;
         #pragma omp simd
         for (int64_t c = 0; c < width; c++) {
-            float g = widen(gate[c]);
-            narrow(g * sigmoid(g) * widen(up[c]), out[i * width + c]);
+            float g = widen(gate[c]), u = widen(up[c]);
+            g = g > limit ? limit : g;
+            u = u > limit ? limit : u < -limit ? -limit : u;
+            narrow(g * sigmoid(g) * u, out[i * width + c]);
         }
     }
 }
 
 template <class T>
-static void swiglu_backward(const T* gate_up, const T* arriving, T* grad, int64_t rows, int64_t width) {
+static void swiglu_backward(const T* gate_up, const T* arriving, T* grad, int64_t rows, int64_t width, float limit) {
     #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < rows; i++) {
         const T *gate = gate_up + 2 * i * width, *up = gate + width;
         T *gate_grad = grad + 2 * i * width, *up_grad = gate_grad + width;
         #pragma omp simd
         for (int64_t c = 0; c < width; c++) {
-            float g = widen(gate[c]), s = sigmoid(g), a = widen(arriving[i * width + c]);
-            narrow(a * widen(up[c]) * s * (1.0f + g * (1.0f - s)), gate_grad[c]);
-            narrow(a * g * s, up_grad[c]);
+            float g = widen(gate[c]), u = widen(up[c]), a = widen(arriving[i * width + c]);
+            bool gate_cut = g > limit, up_cut = u > limit || u < -limit;
+            g = gate_cut ? limit : g;
+            u = u > limit ? limit : u < -limit ? -limit : u;
+            float s = sigmoid(g);
+            narrow(gate_cut ? 0.0f : a * u * s * (1.0f + g * (1.0f - s)), gate_grad[c]);
+            narrow(up_cut ? 0.0f : a * g * s, up_grad[c]);
         }
     }
 }
@@ -108,9 +115,12 @@ static void swiglu_backward(const T* gate_up, const T* arriving, T* grad, int64_
                                               int64_t tokens, int64_t chosen, int64_t width) {                              \
         combine_weights(rows, places, arriving, grads, tokens, chosen, width);                                               \
     }                                                                                                                        \
-    API void swiglu_forward_##suffix(const T* gate_up, T* out, int64_t rows, int64_t width) { swiglu(gate_up, out, rows, width); } \
-    API void swiglu_backward_##suffix(const T* gate_up, const T* arriving, T* grad, int64_t rows, int64_t width) {           \
-        swiglu_backward(gate_up, arriving, grad, rows, width);                                                               \
+    API void swiglu_forward_##suffix(const T* gate_up, T* out, int64_t rows, int64_t width, float limit) {                   \
+        swiglu(gate_up, out, rows, width, limit);                                                                            \
+    }                                                                                                                        \
+    API void swiglu_backward_##suffix(const T* gate_up, const T* arriving, T* grad, int64_t rows, int64_t width,             \
+                                      float limit) {                                                                         \
+        swiglu_backward(gate_up, arriving, grad, rows, width, limit);                                                        \
     }
 KERNELS(float, f32)
 KERNELS(bf16, bf16)

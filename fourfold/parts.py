@@ -1,0 +1,254 @@
+"""The parts that a ModelConfig is made of, one for each mechanism that a model may have.
+
+Every field has the name that published config.json files use (`kv_lora_rank`, `num_experts_per_tok`, `hc_mult`, ...).
+"""
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+from fourfold.errors import ConfigError
+
+
+class Part(BaseModel):
+    """A frozen group of fields; an unknown field or an impossible value is a ConfigError that names the field."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ConfigError(one_line(error)) from None
+
+    def but(self, **changes: Any) -> Self:
+        """A validated copy with some fields changed; a key may be dotted (`experts.n_routed_experts`)."""
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        for key, value in changes.items():
+            name, _, rest = key.replace("__", ".").partition(".")
+            if rest and not isinstance(values.get(name), Part):
+                raise ConfigError(f"{name} is not a part of this model; set the whole of it first")
+            values[name] = values[name].but(**{rest: value}) if rest else value
+        return type(self)(**values)
+
+
+class RopeScaling(Part):
+    """How rotary frequencies are stretched: YaRN (2309.00071, with the V3 mscale rule), the Llama-3 rule, or all alike (linear)."""
+
+    type: Literal["yarn", "llama3", "linear"] = "yarn"
+    factor: PositiveFloat
+    original_max_position_embeddings: PositiveInt
+    beta_fast: PositiveFloat = 32.0
+    beta_slow: PositiveFloat = 1.0
+    mscale: float = 1.0
+    mscale_all_dim: float = 1.0
+    low_freq_factor: PositiveFloat = 1.0
+    high_freq_factor: PositiveFloat = 4.0
+
+
+class AttentionConfig(Part):
+    """Multi-head or grouped-query attention (`head_dim`), or latent attention when `kv_lora_rank` is set (MLA).
+
+    `head_dim` together with `qk_rope_head_dim` and `q_lora_rank` is for compressed attention, which has a part of its own.
+    """
+
+    num_attention_heads: PositiveInt
+    num_key_value_heads: PositiveInt | None = None
+    head_dim: PositiveInt | None = None
+    q_lora_rank: PositiveInt | None = None
+    kv_lora_rank: PositiveInt | None = None
+    qk_nope_head_dim: PositiveInt | None = None
+    qk_rope_head_dim: PositiveInt | None = None
+    v_head_dim: PositiveInt | None = None
+    rope_theta: PositiveFloat = 10000.0
+    rope_interleave: bool | None = None
+    rope_scaling: RopeScaling | None = None
+    attention_bias: bool = False
+
+    @property
+    def is_latent(self) -> bool:
+        return self.kv_lora_rank is not None
+
+    @property
+    def key_value_heads(self) -> int:
+        return self.num_key_value_heads or self.num_attention_heads
+
+    @property
+    def rope_dim(self) -> int:
+        return self.qk_rope_head_dim or self.head_dim
+
+    @property
+    def interleaved(self) -> bool:
+        """RoPE pairs (2j, 2j+1) as in MLA and V4, else halves (j, j + d/2) as in Llama."""
+        return self.qk_rope_head_dim is not None if self.rope_interleave is None else self.rope_interleave
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        latent = ("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
+        if self.is_latent:
+            for name in latent:
+                require(getattr(self, name), name, "is needed with kv_lora_rank; set it (V3 has 128, 64 and 128)")
+            require(self.head_dim is None, "head_dim", "does not apply to latent attention; leave it out")
+        else:
+            require(self.head_dim, "head_dim", "is needed without kv_lora_rank; set it to hidden_size / num_attention_heads")
+            for name in ("qk_nope_head_dim", "v_head_dim"):
+                require(getattr(self, name) is None, name, "needs kv_lora_rank; set that too or leave this out")
+            heads, kv = self.num_attention_heads, self.key_value_heads
+            require(heads % kv == 0, "num_key_value_heads", f"is {kv}, which must divide num_attention_heads ({heads})")
+        require(self.rope_dim % 2 == 0, "qk_rope_head_dim" if self.qk_rope_head_dim else "head_dim", "must be even for RoPE")
+        return self
+
+
+class SelectionConfig(Part):
+    """The lightning indexer and its top-k (V3.2, section 2.1)."""
+
+    index_n_heads: PositiveInt
+    index_head_dim: PositiveInt
+    index_topk: PositiveInt
+    index_rope_head_dim: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        rope = self.index_rope_head_dim
+        require(rope is None or rope <= self.index_head_dim, "index_rope_head_dim", "must not exceed index_head_dim")
+        require(rope is None or rope % 2 == 0, "index_rope_head_dim", "must be even")
+        return self
+
+
+class CompressionConfig(Part):
+    """Attention of the released V4 (2606.19348, section 2.3): a window of raw tokens, and older ones compressed block by block.
+
+    `compress_ratios` has a number for each layer, those for multi-token prediction last: the tokens of a block, 0 for the window
+    alone. A layer of `csa_ratio` is CSA: its blocks overlap and an indexer chooses among them. All others are HCA, read whole.
+    """
+
+    compress_ratios: tuple[NonNegativeInt, ...]
+    sliding_window: PositiveInt
+    o_groups: PositiveInt
+    o_lora_rank: PositiveInt
+    compress_rope_theta: PositiveFloat = 160000.0
+    csa_ratio: PositiveInt = 4
+
+
+class ExpertsConfig(Part):
+    """DeepSeekMoE (2401.06066): routed and shared experts; the V2 (softmax), V3 (sigmoid) or V4 (sqrtsoftplus) router.
+
+    In the first `num_hash_layers` the token itself decides which experts it takes. `swiglu_limit` bounds what SiLU multiplies.
+    """
+
+    n_routed_experts: PositiveInt
+    num_experts_per_tok: PositiveInt
+    moe_intermediate_size: PositiveInt
+    n_shared_experts: int = Field(0, ge=0)
+    first_k_dense_replace: int = Field(0, ge=0)
+    n_group: PositiveInt = 1
+    topk_group: PositiveInt = 1
+    topk_method: Literal["greedy", "group_limited_greedy", "noaux_tc"] = "noaux_tc"
+    scoring_func: Literal["softmax", "sigmoid", "sqrtsoftplus"] = "sigmoid"
+    norm_topk_prob: bool = True
+    routed_scaling_factor: PositiveFloat = 1.0
+    aux_loss_alpha: float = Field(1e-4, ge=0)
+    bias_update_speed: float = Field(1e-3, ge=0)
+    num_hash_layers: int = Field(0, ge=0)
+    swiglu_limit: PositiveFloat | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        experts, groups = self.n_routed_experts, self.n_group
+        require(experts % groups == 0, "n_group", f"is {groups}, which must divide n_routed_experts ({experts})")
+        require(self.topk_group <= groups, "topk_group", f"is {self.topk_group}, more than n_group ({groups})")
+        choosable = experts // groups * self.topk_group
+        chosen = self.num_experts_per_tok
+        require(
+            chosen <= choosable,
+            "num_experts_per_tok",
+            f"is {chosen}, more than the {choosable} a token may choose from",
+        )
+        two_best = self.topk_method != "noaux_tc" or groups == 1 or experts // groups >= 2
+        require(two_best, "n_group", "leaves one expert a group; noaux_tc scores a group by its two best experts")
+        return self
+
+
+class StreamsConfig(Part):
+    """Residual streams: `hc_mult` of them, mixed freely (`hc`, 2409.19606) or doubly stochastically (`mhc`, 2512.24880).
+
+    `hc_mtp`: multi-token prediction goes on from the streams themselves, as in the released V4, not from their collapse.
+    """
+
+    hc_kind: Literal["mhc", "hc"] = "mhc"
+    hc_mult: PositiveInt = 4
+    hc_sinkhorn_iters: PositiveInt = 20
+    hc_eps: PositiveFloat = 1e-6
+    hc_mtp: bool = False
+
+
+class MemoryConfig(Part):
+    """Engram (2601.07372): hashed n-gram tables read before attention in the layers named (0-based)."""
+
+    engram_layers: tuple[int, ...]
+    engram_vocab_size: tuple[PositiveInt, ...]  # rows per head, one entry for each order 2, 3, ...
+    engram_dim: PositiveInt  # values per order, over all its heads
+    engram_heads: PositiveInt = 8
+    engram_kernel_size: PositiveInt = 4
+    engram_seed: int = 0
+    engram_pad_id: int = Field(0, ge=0)  # a class of the compressed vocabulary, not a token
+    engram_compressed_vocab_size: PositiveInt | None = None  # None: the vocabulary is not compressed
+
+    @property
+    def max_ngram(self) -> int:
+        return len(self.engram_vocab_size) + 1
+
+    @property
+    def width(self) -> int:
+        """Values fetched for a token: all orders together."""
+        return self.engram_dim * len(self.engram_vocab_size)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        require(self.engram_vocab_size, "engram_vocab_size", "names no order; give one row count for each order from 2 on")
+        divides = self.engram_dim % self.engram_heads == 0
+        require(divides, "engram_heads", f"is {self.engram_heads}, which must divide engram_dim ({self.engram_dim})")
+        require(len(set(self.engram_layers)) == len(self.engram_layers), "engram_layers", "names a layer twice")
+        return self
+
+
+class MediaInConfig(Part):
+    """The place for pictures, clips and sound read by the trunk as patches of pixels and log-mel frames."""
+
+    image_patch_size: PositiveInt
+    audio_mel_bins: PositiveInt
+
+
+class MediaOutConfig(Part):
+    """The place for pictures and clips drawn by the trunk as codes with a table and a head of their own."""
+
+    image_codes: PositiveInt
+    image_tokens: PositiveInt
+
+
+PARTS: dict[str, type[Part]] = {
+    "attention": AttentionConfig,
+    "selection": SelectionConfig,
+    "compression": CompressionConfig,
+    "experts": ExpertsConfig,
+    "streams": StreamsConfig,
+    "memory": MemoryConfig,
+    "media_in": MediaInConfig,
+    "media_out": MediaOutConfig,
+}
+
+
+def require(condition: Any, field: str, message: str) -> None:
+    if not condition:
+        raise ValueError(f"{field} {message}")
+
+
+def one_line(error: ValidationError) -> str:
+    first = error.errors()[0]
+    if first["type"] == "value_error":
+        return str(first["ctx"]["error"])
+    *outer, last = first["loc"]
+    field = ".".join(str(part) for part in (*(p for p in outer if p not in PARTS), last))
+    said = {"missing": "is missing; set it", "extra_forbidden": "is not a known field; check its spelling"}
+    message = said.get(first["type"]) or f"is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+    return f"{field} {message}"
