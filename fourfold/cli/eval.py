@@ -85,7 +85,7 @@ def _indexer(result: dict) -> Iterator[str]:
     yield f"{result['topk']} keys of up to {result['length']}, {result['rows']} rows; share of attention mass captured"
     names = [name for name in result["total"] if name != "zero_scores"]
     yield " ".join([f"{'layer':<6}", *(f"{name:>10}" for name in names), "zero scores"])
-    for label, row in {**{str(i): row for i, row in enumerate(result["layers"])}, "all": result["total"]}.items():
+    for label, row in {**{str(row["layer"]): row for row in result["layers"]}, "all": result["total"]}.items():
         yield " ".join([f"{label:<6}", *(f"{row[name]:>10.4f}" for name in names), f"{row['zero_scores']:>11.4f}"])
     gap = result["sparse_minus_dense"]
     yield f"sparse minus dense loss: {gap['difference']:+.5f} nats per token{_interval(gap['interval'], '{:+.5f}')}"

@@ -43,20 +43,26 @@ def without_engram(model: Transformer) -> Iterator[Transformer]:
 
 
 def fresh_indexers(model: Transformer, seed: int = 1) -> list[nn.Module]:
-    """Each layer's indexer as `init_weights(seed)` draws it, before any training."""
+    """The indexers, of those layers that have one, as `init_weights(seed)` draws them, before any training."""
     classes = model.token_classes.cpu() if model.config.memory else None
     fresh = Transformer(model.config, classes).init_weights(seed).to(model.embed.weight.device, model.embed.weight.dtype)
-    return [layer.get_submodule("attention.indexer") for layer in fresh.layers]
+    return [attention.indexer for attention in choosing(fresh)]
+
+
+def choosing(model: Transformer) -> list[nn.Module]:
+    """The attentions that have an indexer, from the first layer on."""
+    return [layer.attention for layer in model.layers if layer.attention.indexer is not None]
 
 
 @contextmanager
 def with_indexers(model: Transformer, indexers: list[nn.Module]) -> Iterator[Transformer]:
-    """The model choosing with other indexers, one a layer; then with its own again."""
-    own = [layer.attention.indexer for layer in model.layers]
+    """The model choosing with other indexers, one for each of `choosing`; then with its own again."""
+    attentions = choosing(model)
+    own = [attention.indexer for attention in attentions]
     try:
-        for layer, indexer in zip(model.layers, indexers, strict=True):
-            layer.attention.indexer = indexer
+        for attention, indexer in zip(attentions, indexers, strict=True):
+            attention.indexer = indexer
         yield model
     finally:
-        for layer, indexer in zip(model.layers, own, strict=True):
-            layer.attention.indexer = indexer
+        for attention, indexer in zip(attentions, own, strict=True):
+            attention.indexer = indexer

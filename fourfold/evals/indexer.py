@@ -2,6 +2,7 @@
 
 In dense mode the attention reads everything and the indexers only score, so that what each choice would have kept is known. Rows
 are long enough that k is at most an eighth of them. Only queries that see more than k keys are judged: elsewhere nothing is chosen.
+Where blocks of tokens are chosen, a key is a block, and mass is that of the blocks.
 """
 
 from collections.abc import Iterator
@@ -31,22 +32,25 @@ def indexer(model: Transformer, corpus: Corpus, rows: int | None = None) -> dict
 
     Raises ConfigError for a model without indexers or without room for such rows, DataError for a corpus without such documents.
     """
-    if model.config.selection is None:
+    config = model.config
+    layers = [i for i in range(config.num_hidden_layers) if config.has_indexer(i)]
+    if not layers:
         raise ConfigError("the model has no lightning indexer; leave out the task indexer")
-    topk = model.config.selection.index_topk
-    length = max(LENGTH, SPARSITY * topk)
-    if length > (most := model.config.max_position_embeddings):
+    topk = config.selection.index_topk
+    tokens = topk * (config.compression.csa_ratio if config.compression else 1)  # that k keys stand for
+    length = max(LENGTH, SPARSITY * tokens)
+    if length > (most := config.max_position_embeddings):
         raise ConfigError(f"rows of {length} tokens exceed the {most} positions of the model; leave out the task indexer")
     chosen = long_rows(model, corpus, length, rows or ROWS)
-    sums, fresh = torch.zeros(len(model.layers), len(WAYS) + 1, dtype=torch.float64), fresh_indexers(model)
+    sums, fresh = torch.zeros(len(layers), len(WAYS) + 1, dtype=torch.float64), fresh_indexers(model)
     gaps = []
     for _, row in progress(chosen, "indexer", len(chosen)):
         sums += capture(model, row, fresh, topk)
-        gaps.append(loss_gap(model, row, topk))
+        gaps.append(loss_gap(model, row, tokens))
     about = {"corpus": corpus.name, "split": "held_out", "length": length, "topk": topk, "rows": len(chosen)}
     about["documents"] = sorted({id for id, _ in chosen})
-    layers = [_named(row / len(chosen)) for row in sums]
-    return about | {"layers": layers, "total": _named(sums.mean(0) / len(chosen)), "sparse_minus_dense": _gap(gaps)}
+    named = [{"layer": i, **_named(row / len(chosen))} for i, row in zip(layers, sums, strict=True)]
+    return about | {"layers": named, "total": _named(sums.mean(0) / len(chosen)), "sparse_minus_dense": _gap(gaps)}
 
 
 def long_rows(model: Transformer, corpus: Corpus, length: int, count: int) -> list[tuple[str, Tensor]]:
@@ -63,7 +67,7 @@ def long_rows(model: Transformer, corpus: Corpus, length: int, count: int) -> li
 
 @torch.inference_mode()
 def capture(model: Transformer, row: Tensor, fresh: list[nn.Module], topk: int) -> Tensor:
-    """row [T] -> fp64 [layers, ways + 1]: mean mass each way captures, then the share of visible keys scored exactly 0.
+    """row [T] -> fp64 [layers that choose, ways + 1]: mean mass each way captures, then the share of visible keys scored exactly 0.
 
     fresh: untrained indexers; in dense mode they change nothing but the scores.
     """
@@ -72,7 +76,7 @@ def capture(model: Transformer, row: Tensor, fresh: list[nn.Module], topk: int) 
     model.trunk(batch, trace=trained, selection="dense")
     with with_indexers(model, fresh):
         model.trunk(batch, trace=untrained, selection="dense")
-    pairs = zip(trained.layers, untrained.layers, strict=True)
+    pairs = [(own, other) for own, other in zip(trained.layers, untrained.layers, strict=True) if own.index_scores is not None]
     return torch.tensor([list(captured(own, other, topk)) for own, other in pairs], dtype=torch.float64)
 
 
@@ -94,9 +98,9 @@ def _held(mass: Tensor, scores: Tensor, visible: Tensor, topk: int) -> float:
     return mass.gather(-1, chosen).sum(-1).mean().item()
 
 
-def loss_gap(model: Transformer, row: Tensor, topk: int) -> tuple[float, float, int]:
-    """Summed nats with sparse and with dense attention of what judged queries predict, and how many these are."""
-    nats = [model_scorer(model, selection)([row])[0][topk:].double() for selection in ("sparse", "dense")]
+def loss_gap(model: Transformer, row: Tensor, first: int) -> tuple[float, float, int]:
+    """Summed nats with sparse and with dense attention of what the queries from `first` on predict, and how many these are."""
+    nats = [model_scorer(model, selection)([row])[0][first:].double() for selection in ("sparse", "dense")]
     return nats[0].sum().item(), nats[1].sum().item(), len(nats[0])
 
 

@@ -10,6 +10,7 @@ from fourfold.evals.indexer import WAYS, capture, captured, indexer, long_rows, 
 from fourfold.model.trace import LayerTrace
 from fourfold.model.transformer import Transformer
 from tests.builders import INDEXER, build, everything, multi_head, random_tokens
+from tests.model.compressing import small
 
 
 def test_captured_mass_by_hand() -> None:
@@ -37,9 +38,9 @@ def test_the_oracle_is_the_upper_bound_and_all_is_one() -> None:
 
 def test_the_gap_is_none_where_everything_is_chosen() -> None:
     model, row = build(everything()), random_tokens(60)
-    sparse, dense, tokens = loss_gap(model, row, topk=9)
+    sparse, dense, tokens = loss_gap(model, row, first=9)
     assert tokens == 60 - 9 - 1 and abs(sparse - dense) > 1e-3
-    sparse, dense, _ = loss_gap(build(everything().but(selection=INDEXER.but(index_topk=60))), row, topk=9)
+    sparse, dense, _ = loss_gap(build(everything().but(selection=INDEXER.but(index_topk=60))), row, first=9)
     assert sparse == pytest.approx(dense, rel=1e-5)
 
 
@@ -71,3 +72,13 @@ def test_what_cannot_be_measured_says_why(model: Transformer, corpus: Corpus) ->
         indexer(build(multi_head()), corpus)
     with pytest.raises(DataError, match="no held-out document has 100000 tokens"):
         long_rows(model, corpus, 100_000, 1)
+
+
+def test_of_compressed_layers_those_with_an_indexer_are_measured() -> None:
+    """A key is then a block of tokens; the layers that read their window or every block have nothing to choose."""
+    model, row = build(small()), random_tokens(80)
+    judged = [i for i in range(model.config.num_hidden_layers) if model.config.has_indexer(i)]
+    found = capture(model, row, fresh_indexers(model), topk=2)
+    assert found.shape == (len(judged), len(WAYS) + 1) and 0 < len(judged) < len(model.layers)
+    held = found[:, : len(WAYS)]
+    assert (held <= held[:, [WAYS.index("oracle")]] + 1e-6).all() and (held > 0).all()
