@@ -48,7 +48,7 @@ bench: setup
 # Resolves pyproject's ranges afresh into the lock, without local builds' suffixes ("+cpu").
 lock:
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
-	build/lock/bin/python -m pip install --quiet hatchling $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) ".[dev,datasets]"
+	build/lock/bin/python -m pip install --quiet hatchling $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) ".[dev,datasets,gguf,tokenizers-v4]"
 	{ sed '/^[^#]/,$$d' $(LOCK); build/lock/bin/python -m pip freeze --exclude fourfold | sed 's/+[a-z0-9.]*$$//'; } > build/dev.txt
 	mv build/dev.txt $(LOCK)
 

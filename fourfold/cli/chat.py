@@ -3,11 +3,14 @@
 import re
 import sys
 from collections.abc import Iterator
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fourfold.cli.generate import open_model
+
+if TYPE_CHECKING:
+    from fourfold.text.chats import ChatFormat, Event
 
 HELP = "/reset starts over, /exit (or Ctrl-D) ends, Ctrl-C stops an answer, /help says this"
 DIM, PLAIN = "\033[2m", "\033[0m"
@@ -23,13 +26,16 @@ def chat(
     system: Annotated[str | None, typer.Option(help="A message that comes before all others.")] = None,
     max_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 512,
     thinking: Annotated[bool, typer.Option("--thinking/--no-thinking", help="Let the model think first.")] = False,
+    chat_format: Annotated[str | None, typer.Option(help="v3, chatml, ...; if not as the checkpoint says.")] = None,
 ) -> None:
     """Talk to a checkpoint. Lines from a pipe are answered one by one."""
     from fourfold.engine.sampler import Sampling
-    from fourfold.errors import ConfigError
+    from fourfold.errors import FourfoldError
+    from fourfold.text.chats import choose
 
     sampling = Sampling(temperature, top_p, seed=seed, max_tokens=max_tokens)
-    talk = Conversation(open_model(model), sampling, system, thinking)
+    network = open_model(model)
+    talk = Conversation(network, sampling, system, thinking, choose(network.tokenizer, chat_format))
     terminal = sys.stdin.isatty()
     _note(f"{model}: {HELP}", terminal)
     for line in _lines(terminal):
@@ -42,17 +48,19 @@ def chat(
         elif line:
             try:
                 _say(talk, line)
-            except ConfigError as error:
+            except FourfoldError as error:
                 print(f"error: {error}; /reset starts over", file=sys.stderr)
 
 
 class Conversation:
     """The messages so far and the cache that has seen them, so that a turn computes only what is new."""
 
-    def __init__(self, model, sampling, system: str | None, thinking: bool) -> None:
+    def __init__(self, model, sampling, system: str | None, thinking: bool, chat: "ChatFormat | None" = None) -> None:
         from fourfold.engine.generate import Sequence
+        from fourfold.text.chats import choose
 
         self.model, self.sampling, self.thinking, self.system = model, sampling, thinking, system
+        self.chat = chat or choose(model.tokenizer)
         self.sequence = Sequence(model)
         self.reset()
 
@@ -62,11 +70,10 @@ class Conversation:
     def ask(self, text: str) -> Iterator:
         """The pieces of an answer; it joins the messages when it ends or is stopped, or nothing does if it cannot begin."""
         from fourfold.engine.generate import generate
-        from fourfold.text.chat import render
 
         tokenizer = self.model.tokenizer
         messages = [*self.messages, {"role": "user", "content": text}]
-        prompt = render(messages, tokenizer, thinking=self.thinking)
+        prompt = self.chat.encode(tokenizer, messages, thinking=self.thinking)
         pieces = generate(self.model, prompt, self.sampling, tokenizer, self.sequence)
         answer: list[int] = []
         try:
@@ -78,26 +85,61 @@ class Conversation:
 
     def _spoken(self, answer: list[int]) -> str:
         """What remains of an answer in the history: not the thinking."""
-        end = self.model.tokenizer.special("/think")
-        after = answer[answer.index(end) + 1 :] if end in answer else [] if self.thinking else answer
-        return self.model.tokenizer.decode(after)
+        from fourfold.engine.generate import end_tokens
+        from fourfold.text.tokenizer import StreamDecoder
+
+        tokenizer, ends, said = self.model.tokenizer, end_tokens(self.model, self.model.tokenizer), []
+        decoder = StreamDecoder(tokenizer)
+        for token in answer:
+            said.append(self.chat.heard([token], "" if token in ends else decoder.push(token), tokenizer))
+        reply = self.chat.parse("".join(said) + decoder.finish(), self.thinking)
+        return reply.content.lstrip("\n") if reply.reasoning_content else reply.content
+
+
+class Screen:
+    """Prints events of a reply as they come: thoughts dimmed and apart from the answer, calls as name(arguments)."""
+
+    def __init__(self, terminal: bool) -> None:
+        self.terminal, self.thought, self.fresh = terminal, False, False
+
+    def show(self, events: "list[Event]") -> None:
+        from fourfold.text.chats import CallArguments, CallStarted, Content, Reasoning
+
+        for event in events:
+            match event:
+                case Reasoning(text):
+                    self.thought = True
+                    self._print(text, dim=True)
+                case CallStarted(_, name):
+                    self._answer(f"{name}(")
+                case Content(text) | CallArguments(_, text):
+                    self._answer(text)
+                case _:
+                    self._answer(")")
+
+    def _answer(self, text: str) -> None:
+        if self.thought:
+            print()
+            self.thought, self.fresh = False, True
+        self._print(text.lstrip("\n") if self.fresh else text, dim=False)
+        self.fresh = self.fresh and not text.strip("\n")
+
+    def _print(self, text: str, dim: bool) -> None:
+        said = text.translate(HARMLESS) if self.terminal else text
+        print(f"{DIM}{said}{PLAIN}" if dim and self.terminal and said else said, end="", flush=True)
 
 
 def _say(talk: Conversation, text: str) -> None:
-    """Print the answer as it comes, thinking dimmed; Ctrl-C ends the answer, not the conversation."""
+    """Print the answer as it comes; Ctrl-C ends the answer, not the conversation."""
     terminal = sys.stdout.isatty()
-    end = talk.model.tokenizer.special("/think")
-    thinks, piece = talk.thinking, None
+    screen, parser, piece = Screen(terminal), talk.chat.parser(talk.thinking), None
     try:
         for piece in talk.ask(text):
-            said = piece.text.translate(HARMLESS) if terminal else piece.text
-            print(f"{DIM}{said}{PLAIN}" if thinks and terminal and said else said, end="", flush=True)
-            if end in piece.tokens:
-                thinks = False
-                print()
+            screen.show(parser.feed(talk.chat.heard(piece.tokens, piece.text, talk.model.tokenizer)))
     except KeyboardInterrupt:
         if not sys.stdin.isatty():
             raise
+    screen.show(parser.finish())
     print(flush=True)
     if piece is not None and piece.finish_reason == "length":
         full = len(talk.sequence.tokens) + 1 >= talk.sequence.limit

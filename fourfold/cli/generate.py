@@ -13,13 +13,14 @@ if TYPE_CHECKING:
 
 # Parameters below which a token is too little work to share out: beside another busy process two threads wait for each other
 # and lose by it. Such a model is also run in fp32, which most processors do faster than bf16.
-SMALL = 100_000_000
+SMALL = 200_000_000
 
 
 def generate(
     model: Annotated[str, typer.Argument(help="Name or folder of a checkpoint.")] = "nano",
     prompt: Annotated[str, typer.Option(help="Text to continue; - reads it from standard input.")] = ...,  # type: ignore
     chat: Annotated[bool, typer.Option("--chat", help="Put the prompt as a user's message, and answer it.")] = False,
+    chat_format: Annotated[str | None, typer.Option(help="With --chat: v3, chatml, ...; if not as the checkpoint says.")] = None,
     max_tokens: Annotated[int, typer.Option(help="Stop after this many tokens.")] = 256,
     temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.")] = 0.7,
     top_p: Annotated[float, typer.Option(help="Draw from the likeliest tokens that hold this share.")] = 0.95,
@@ -31,14 +32,16 @@ def generate(
     """Continue a text with a checkpoint."""
     from fourfold.engine.generate import generate as run
     from fourfold.engine.sampler import Sampling
-    from fourfold.text.chat import render
+    from fourfold.text.chats import choose
 
     sampling = Sampling(temperature, top_p, top_k, seed=seed, max_tokens=max_tokens, stop=stop or ())
     text = _standard_input() if prompt == "-" else prompt
     network = open_model(model)
     tokenizer = network.tokenizer
-    plain = [tokenizer.special("bos"), *tokenizer.encode(text)]
-    ids = render([{"role": "user", "content": text}], tokenizer) if chat else plain
+    if chat:
+        ids = choose(tokenizer, chat_format).encode(tokenizer, [{"role": "user", "content": text}])
+    else:
+        ids = tokenizer.prefix + tokenizer.encode(text)
     pieces, times = [], []
     for piece in run(network, ids, sampling, tokenizer):
         pieces.append(piece)

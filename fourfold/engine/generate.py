@@ -118,8 +118,8 @@ def _generate(seq: Sequence, prompt: list[int], sampling: Sampling, tokenizer: T
 
 def end_tokens(model: Transformer, tokenizer: Tokenizer) -> frozenset[int]:
     """The ids that end an answer: the model's end of text, and the end of a turn."""
-    own = (tokenizer.special("eos"), tokenizer.special("end"), model.config.eos_token_id)
-    return frozenset(token for token in own if token is not None)
+    own = model.config.eos_token_id
+    return tokenizer.ends if own is None else tokenizer.ends | {own}
 
 
 def _overlap(text: str, stop: str) -> int:

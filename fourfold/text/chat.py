@@ -117,19 +117,20 @@ def parts(messages: list[dict], thinking: bool = False, prompt: bool = True, too
             yield Part("<|think|>", True, False)
 
 
-def check(messages: list[dict]) -> None:
+def check(messages: list[dict], roles: tuple[str, ...] = ROLES) -> None:
     """Raise DataError at the first message that is not one."""
     if not isinstance(messages, list):
         raise DataError("messages: must be a list of objects with role and content")
     for i, message in enumerate(messages):
-        if not isinstance(message, dict) or message.get("role") not in ROLES:
-            raise DataError(f"messages[{i}].role: must be one of {', '.join(ROLES)}")
+        if not isinstance(message, dict) or message.get("role") not in roles:
+            raise DataError(f"messages[{i}].role: must be one of {', '.join(roles)}")
         if not isinstance(message.get("reasoning_content"), str | None):
             raise DataError(f"messages[{i}].reasoning_content: must be text")
         calls = message.get("tool_calls") or []
         if not isinstance(calls, list):
             raise DataError(f"messages[{i}].tool_calls: must be a list")
-        if not isinstance(message.get("content"), str) and not (message.get("content") is None and calls):
+        called = message.get("content") is None and calls and message["role"] == "assistant"
+        if not isinstance(message.get("content"), str) and not called:
             raise DataError(f"messages[{i}].content: must be text")
         for j, call in enumerate(calls):
             function = call.get("function") if isinstance(call, dict) else None

@@ -2,40 +2,55 @@
 
 The file is an ordinary `tokenizer.json`, so other tools open it too; they, however, may turn a typed `<|user|>` into
 the control token. Here `encode` reads it as plain characters: control tokens are only put in by id (see chat.py).
+The same holds for published tokenizers, whose files mark only some of their control tokens as special.
 """
 
 import codecs
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
 import tokenizers
 import torch
-from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
 
 from fourfold.errors import DataError
 from fourfold.text.chat import CHAT_TEMPLATE
+from fourfold.text.settings import TextSettings
 
 NAMED = """pad bos eos system user assistant end think /think tool_call /tool_call tool_result /tool_result
     image /image audio /audio video /video row frame patch draw /draw film /film"""
 SPECIALS = [f"<|{name}|>" for name in NAMED.split()]
 SPECIALS += [f"<|reserved_{i}|>" for i in range(32 - len(SPECIALS))]
 
+# Ends of a text or of a turn, ours and published; a vocabulary has one to three of them.
+ENDS = "<|eos|> <|end|> <｜end▁of▁sentence｜> <|im_end|> <|endoftext|> <|eot_id|> <|end_of_text|> </s>".split()
+
 # Words with the one character before them, single digits, runs of signs, line ends, spaces but for a word's own.
 PIECES = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
 class Tokenizer:
-    """Text to ids and back. Ids 0-31 are the control tokens of `SPECIALS`."""
+    """Text to ids and back. In ours, ids 0-31 are the control tokens of `SPECIALS`.
 
-    def __init__(self, inner: tokenizers.Tokenizer):
+    `special_ids` are those that decoding leaves out; `settings` is what the folder says beside tokenizer.json.
+    """
+
+    def __init__(self, inner: tokenizers.Tokenizer, settings: TextSettings | None = None):
+        added = inner.get_added_tokens_decoder()
+        self._added = {id: token.content for id, token in added.items()}
+        self._controls = {token.content: id for id, token in added.items() if token.special or _is_tag(token.content)}
+        self.special_ids = frozenset(id for id, token in added.items() if token.special)
+        self._shown = [name for name, id in self._controls.items() if id not in self.special_ids]
+        if self._shown:  # the library matches these in typed text, unless they are special too
+            inner.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in self._shown])
         inner.encode_special_tokens = True  # typed control tokens are ordinary characters
         self._inner = inner
-        self._specials = {str(t): i for i, t in inner.get_added_tokens_decoder().items() if t.special}
-        self.special_ids = frozenset(self._specials.values())
+        self.settings = settings or TextSettings()
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Tokenizer":
@@ -45,9 +60,10 @@ class Tokenizer:
         if not file.is_file():
             raise DataError(f"{file}: no tokenizer here; give a folder with a tokenizer.json")
         try:
-            return cls(tokenizers.Tokenizer.from_file(str(file)))
+            inner = tokenizers.Tokenizer.from_file(str(file))
         except Exception as error:  # the library raises bare Exception
             raise DataError(f"{file}: is not a tokenizer ({str(error).splitlines()[0]}); copy it again") from error
+        return cls(inner, TextSettings.read(path) if path.is_dir() else None)
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int = 8192) -> "Tokenizer":
@@ -68,19 +84,42 @@ class Tokenizer:
         return cls(inner)
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Write tokenizer.json, tokenizer_config.json and chat_template.jinja into an existing folder."""
+        """Write tokenizer.json and what belongs to it into an existing folder; a published one's files as they were."""
         folder = Path(folder)
-        named = {f"{name}_token": f"<|{name}|>" for name in ("bos", "eos", "pad") if f"<|{name}|>" in self._specials}
-        config = {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            **named,
-            "additional_special_tokens": [t for t in self._specials if t not in named.values()],
-            "clean_up_tokenization_spaces": False,
-            "chat_template": CHAT_TEMPLATE,
-        }
-        (folder / "tokenizer.json").write_text(self._inner.to_str(pretty=True), "utf-8")
-        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1) + "\n", "utf-8")
-        (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, "utf-8")
+        if self.settings.files and not self._ours:
+            for name, content in self.settings.files.items():
+                (folder / name).parent.mkdir(exist_ok=True)
+                (folder / name).write_bytes(content)
+            return
+        config, template = self.settings.tokenizer_config(), self.settings.template
+        if self._ours:
+            named = {f"{name}_token": f"<|{name}|>" for name in ("bos", "eos", "pad") if f"<|{name}|>" in self._controls}
+            config = {
+                "tokenizer_class": "PreTrainedTokenizerFast",
+                **named,
+                "additional_special_tokens": [t for t in self._controls if t not in named.values()],
+                "clean_up_tokenization_spaces": False,
+                "chat_template": CHAT_TEMPLATE,
+            }
+            template = CHAT_TEMPLATE
+        (folder / "tokenizer.json").write_text(self._definition(), "utf-8")
+        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        if template is not None:
+            (folder / "chat_template.jinja").write_text(template, "utf-8")
+
+    @property
+    def _ours(self) -> bool:
+        return {"<|bos|>", "<|tool_result|>"} <= self._controls.keys()
+
+    def _definition(self) -> str:
+        """The text of tokenizer.json, with the tokens that it marked as ordinary marked so again."""
+        text = self._inner.to_str(pretty=True)
+        if not self._shown:
+            return text
+        whole = json.loads(text)
+        for token in whole["added_tokens"]:
+            token["special"] = token["id"] in self.special_ids
+        return json.dumps(whole, ensure_ascii=False, indent=2)
 
     @property
     def vocab_size(self) -> int:
@@ -92,8 +131,29 @@ class Tokenizer:
         return hashlib.sha256(self._inner.to_str().encode()).hexdigest()
 
     def special(self, name: str) -> int:
-        """The id of a control token, by `bos` or `<|bos|>`; KeyError names an unknown one."""
-        return self._specials[name if name.startswith("<|") else f"<|{name}|>"]
+        """The id of a control token, by `bos`, `<|bos|>` or any other full name; KeyError names an unknown one."""
+        return self._controls[name if name in self._controls else f"<|{name}|>"]
+
+    @property
+    def controls(self) -> frozenset[str]:
+        """The names of all control tokens: what typed text can never become."""
+        return frozenset(self._controls)
+
+    @cached_property
+    def ends(self) -> frozenset[int]:
+        """The ids that end an answer: ends of text and of turns, and those that the folder names."""
+        named = (name for name in [*ENDS, self.settings.eos] if name in self._controls)
+        return frozenset(self._controls[name] for name in named) | self.settings.end_ids
+
+    @cached_property
+    def prefix(self) -> list[int]:
+        """What a text begins with: the token for the beginning, where this tokenizer puts one."""
+        bos = "<|bos|>" if self._ours else self.settings.bos
+        if bos in self._controls and (self._ours or self.settings.add_bos):
+            return [self._controls[bos]]
+        if self.settings.add_bos is not None:
+            return []
+        return [id for id in self._inner.encode("", add_special_tokens=True).ids if id not in self.ends]
 
     def encode(self, text: str) -> list[int]:
         """Ids of ordinary text: never a control token, no bos or eos added."""
@@ -120,9 +180,9 @@ class Tokenizer:
 
     @cached_property
     def _bytes(self) -> list[bytes]:
-        table = _byte_alphabet()
-        tokens = [self._inner.id_to_token(i) or "" for i in range(self.vocab_size)]
-        return [t.encode() if t in self._specials else bytes(table[c] for c in t if c in table) for t in tokens]
+        read = _spelled if self._inner.token_to_id("<0x0A>") is not None else _byte_level
+        tokens = (self._inner.id_to_token(i) or "" for i in range(self.vocab_size))
+        return [self._added[i].encode() if i in self._added else read(token) for i, token in enumerate(tokens)]
 
     def compression(self) -> tuple[torch.Tensor, int]:
         """Classes of tokens that read alike (case, accents, width, leading space), for hashed n-gram memory.
@@ -171,11 +231,32 @@ class StreamDecoder:
         return self._decoder.decode(b"", final=True)
 
 
+def _is_tag(token: str) -> bool:
+    """Whether an added token that a file marks as ordinary is a control token all the same: <think>, ｜DSML｜, [INST].
+
+    Others are characters that a vocabulary lacked (V1 adds ü and twelve more), which text is free to use.
+    """
+    return len(token) > 2 and token[0] in "<[｜"
+
+
 def _byte_alphabet() -> dict[str, int]:
     """Byte-level BPE writes bytes as printable characters: printable Latin-1 as itself, the rest from U+0100 on."""
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     rest = [b for b in range(256) if b not in plain]
     return {chr(b): b for b in plain} | {chr(0x100 + i): b for i, b in enumerate(rest)}
+
+
+_ALPHABET = _byte_alphabet()
+
+
+def _byte_level(token: str) -> bytes:
+    return bytes(_ALPHABET[c] for c in token if c in _ALPHABET)
+
+
+def _spelled(token: str) -> bytes:
+    """SentencePiece writes characters as themselves, a space as U+2581, and a lone byte as <0x0A>."""
+    lone = re.fullmatch("<0x([0-9A-F]{2})>", token)
+    return bytes.fromhex(lone[1]) if lone else token.replace("\u2581", " ").encode()
 
 
 def sound(text: str) -> str:

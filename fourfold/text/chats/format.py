@@ -1,0 +1,215 @@
+"""The protocol that every chat format shares: messages to prompt parts, and the text of a reply back to a message.
+
+    chat = choose(tokenizer)                                # or FORMATS["v4"]()
+    ids = chat.encode(tokenizer, messages, tools=tools, thinking=True)
+    parser = chat.parser(thinking=True)                     # one for each reply
+    events = parser.feed(text) ... + parser.finish()
+
+A prompt is a list of parts, control tokens and texts. Control tokens go in by id, and what people, tools or the model said is
+encoded as ordinary text, whatever it spells, so that nobody can type a control token. `parse` undoes `reply`, as far as the
+published grammar allows: most have no way to quote their own tags.
+"""
+
+import json
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fourfold.errors import DataError
+from fourfold.text.chat import ROLES, Part, check
+from fourfold.text.chats.events import Message, collect
+from fourfold.text.chats.parser import Parser, Steps
+from fourfold.text.settings import TextSettings
+
+if TYPE_CHECKING:
+    from fourfold.text.tokenizer import Tokenizer
+
+# What people may ask for, and what it means to a model that knows none, high and max (as the public API maps them).
+EFFORTS = {None: None, "none": "none", "low": "high", "medium": "high", "high": "high", "xhigh": "max", "max": "max"}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a prompt, checked; thinking is off where effort is none."""
+
+    tools: tuple[dict[str, Any], ...] = ()
+    thinking: bool = False
+    effort: str | None = None
+    response_format: dict[str, Any] | None = None
+    prompt: bool = True
+
+    @property
+    def functions(self) -> list[dict[str, Any]]:
+        return [tool["function"] for tool in self.tools]
+
+
+class ChatFormat(ABC):
+    """One generation's way to write a chat."""
+
+    name: str
+    end: str  # ends a turn of the assistant
+    required: tuple[str, ...] = ()  # control tokens without which a vocabulary is not this generation's
+    marks: tuple[str, ...] = ()  # control tokens that a reply may hold
+    roles: tuple[str, ...] = ROLES
+    has_tools = True
+
+    @classmethod
+    def of(cls, settings: TextSettings) -> "ChatFormat":
+        """This format with what a folder says about it (fixed wordings, for one); by default nothing."""
+        return cls()
+
+    def render(
+        self,
+        messages: list[dict[str, Any]],
+        *,
+        tools: list[dict[str, Any]] | None = None,
+        thinking: bool = False,
+        reasoning_effort: str | None = None,
+        response_format: dict[str, Any] | None = None,
+        add_generation_prompt: bool = True,
+    ) -> list[Part]:
+        """A chat as parts; with `add_generation_prompt` it ends where the assistant begins.
+
+        Messages and tools are in OpenAI's form. A last assistant message with `prefix` true is left open, to be continued.
+        Raises DataError naming the message or option that is wrong.
+        """
+        check(messages, self.roles)
+        if not self.has_tools and (tools or any(message.get("tool_calls") for message in messages)):
+            raise DataError(f"tools: chat format {self.name} has no tool calls; leave them out")
+        if reasoning_effort not in EFFORTS:
+            raise DataError(f"reasoning_effort: {reasoning_effort} is none of {', '.join(e for e in EFFORTS if e)}")
+        effort = EFFORTS[reasoning_effort]
+        thinking = thinking and effort != "none"
+        check_tools(tools)
+        request = Request(tuple(tools or ()), thinking, effort, response_format, add_generation_prompt)
+        return [part for part in self.parts(messages, request) if part.text]
+
+    def text(self, messages: list[dict[str, Any]], **options: Any) -> str:
+        """`render` as one text."""
+        return "".join(part.text for part in self.render(messages, **options))
+
+    def encode(self, tokenizer: "Tokenizer", messages: list[dict[str, Any]], **options: Any) -> list[int]:
+        """`render` as token ids. Raises DataError when the vocabulary is not of this generation."""
+        return encode(self, self.render(messages, **options), tokenizer)[0]
+
+    def parser(self, thinking: bool = False) -> Parser:
+        """Reads one reply to a prompt rendered with this `thinking`."""
+        return Parser(lambda p: self.grammar(p, thinking))
+
+    def parse(self, text: str, thinking: bool = False) -> Message:
+        """A whole reply as a message; the mark that ends a turn may be there or not."""
+        parser = self.parser(thinking)
+        return collect(parser.feed(text.removesuffix(self.end)) + parser.finish())
+
+    def heard(self, tokens: Iterable[int], text: str, tokenizer: "Tokenizer") -> str:
+        """What a parser is fed for a step of generation: its text, and the control tokens that decoding leaves out of it."""
+        known = {tokenizer.special(mark): mark for mark in self.marks if mark in tokenizer.controls}
+        return "".join(known[token] for token in tokens if token in known and token in tokenizer.special_ids) + text
+
+    @abstractmethod
+    def parts(self, messages: list[dict[str, Any]], request: Request) -> Iterator[Part]:
+        """The chat in order; messages and request are checked."""
+
+    @abstractmethod
+    def reply(self, message: dict[str, Any], thinking: bool = False) -> Iterator[Part]:
+        """A whole reply as the model says it, thoughts included, from the end of the prompt to the end of the turn."""
+
+    @abstractmethod
+    def grammar(self, p: Parser, thinking: bool) -> Steps[None]:
+        """How a reply is read."""
+
+
+def encode(chat: ChatFormat, parts: Iterable[Part], tokenizer: "Tokenizer") -> tuple[list[int], list[bool]]:
+    """Ids, and for each whether the assistant says it. A control token that the vocabulary lacks is written out as text."""
+    if missing := [token for token in chat.required if token not in tokenizer.controls]:
+        said = f"chat format {chat.name}: the tokenizer has no {missing[0]}"
+        raise DataError(f"{said}; name another with --chat-format")
+    ids: list[int] = []
+    mask: list[bool] = []
+    for part in merged(parts, tokenizer.controls):
+        piece = [tokenizer.special(part.text)] if part.control else tokenizer.encode(part.text)
+        ids += piece
+        mask += [part.own] * len(piece)
+    return ids, mask
+
+
+def merged(parts: Iterable[Part], controls: Iterable[str]) -> Iterator[Part]:
+    """Neighbouring texts as one, so that they are encoded as one; controls that are none here are text."""
+    held = Part("", False, False)
+    for part in parts:
+        part = part._replace(control=part.control and part.text in controls)
+        if not part.control and part.own == held.own:
+            held = held._replace(text=held.text + part.text)
+            continue
+        if held.text:
+            yield held
+        held = Part("", False, part.own) if part.control else part
+        if part.control:
+            yield part
+    if held.text:
+        yield held
+
+
+def control(token: str, own: bool = False) -> Part:
+    return Part(token, True, own)
+
+
+def plain(text: str | None, own: bool = False) -> Part:
+    return Part(text or "", False, own)
+
+
+def marked(text: str, marks: Iterable[str], own: bool = False) -> Iterator[Part]:
+    """A text of the format's own, in which `marks` are control tokens."""
+    pattern = "|".join(re.escape(mark) for mark in sorted(marks, key=len, reverse=True))
+    for i, piece in enumerate(re.split(f"({pattern})", text) if pattern else [text]):
+        yield Part(piece, i % 2 == 1, own)
+
+
+def to_json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def arguments_text(function: dict[str, Any], marks: Iterable[str] = ()) -> str:
+    """A call's arguments as JSON text, in which `marks` cannot be read as tags: \\u003c stands for their <."""
+    arguments = function["arguments"]
+    return quoted(arguments if isinstance(arguments, str) else to_json(arguments), marks)
+
+
+def quoted(text: str, marks: Iterable[str]) -> str:
+    """JSON text that says the same without spelling `marks`, which it can only hold inside strings."""
+    for mark in marks:
+        text = text.replace(mark, f"\\u{ord(mark[0]):04x}{mark[1:]}")
+    return text
+
+
+def arguments_object(function: dict[str, Any]) -> dict[str, Any]:
+    """A call's arguments as an object; what is none becomes its only field, `arguments`."""
+    arguments = function["arguments"]
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments)
+        except (ValueError, RecursionError):
+            return {"arguments": arguments}
+    return arguments if isinstance(arguments, dict) else {"arguments": function["arguments"]}
+
+
+def calls_of(message: dict[str, Any]) -> list[dict[str, Any]]:
+    """The functions that a message calls."""
+    return [call["function"] for call in message.get("tool_calls") or []]
+
+
+def last_user(messages: list[dict[str, Any]], roles: tuple[str, ...] = ("user",)) -> int:
+    """The place of the last message from one of `roles`, or -1."""
+    return max((i for i, message in enumerate(messages) if message["role"] in roles), default=-1)
+
+
+def check_tools(tools: list[dict[str, Any]] | None) -> None:
+    """Raise DataError at the first tool that is none in OpenAI's form."""
+    if not isinstance(tools, list | None):
+        raise DataError("tools: must be a list of objects with type and function")
+    for i, tool in enumerate(tools or []):
+        function = tool.get("function") if isinstance(tool, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise DataError(f"tools[{i}].function: must be an object with a name (text)")
