@@ -28,10 +28,10 @@ def load(
     mapped: bool = False,
     allow_hub: bool = False,
 ) -> "Transformer":
-    """The model of a folder, or of a name under `$FOURFOLD_HOME/models` or among the bundled ones, in evaluation mode.
+    """The model of a folder or GGUF file, or of a name under `$FOURFOLD_HOME/models` or among the bundled ones, in evaluation mode.
 
-    `dtype` casts the weights (None: as stored), `mapped` leaves Engram's tables on disk; `allow_hub` (or FOURFOLD_HUB=1) looks a
-    name up on the Hub too. Raises CheckpointError in one line.
+    `dtype` casts the weights (None: as stored, and bfloat16 when they are quantised), `mapped` leaves Engram's tables on disk;
+    `allow_hub` (or FOURFOLD_HUB=1) looks a name up on the Hub too. Raises CheckpointError in one line.
     """
     from fourfold.formats import open_checkpoint
 
@@ -39,7 +39,10 @@ def load(
 
 
 def load_tokenizer(name_or_folder: str | os.PathLike, *, allow_hub: bool = False) -> "Tokenizer":
-    """The tokenizer of a checkpoint, found as `load` finds the model. Raises CheckpointError when it has none."""
+    """The tokenizer of a checkpoint, found as `load` finds the model. Raises CheckpointError when it has none.
+
+    `deepseek-v4` is the published vocabulary of V4, without a checkpoint; it needs the extra `tokenizers-v4`.
+    """
     from fourfold.formats import open_tokenizer
 
     return open_tokenizer(name_or_folder, allow_hub)

@@ -21,7 +21,7 @@ def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
-        _flush(partial)
+        flush(partial)
         os.replace(partial, path)
     except OSError as error:
         raise write_error(path, error) from error
@@ -39,7 +39,7 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
         partial.mkdir(parents=True)
         yield partial
         for file in partial.rglob("*"):
-            _flush(file)
+            flush(file)
         if path.exists():
             os.replace(path, retired)
         os.replace(partial, path)
@@ -59,7 +59,8 @@ def write_error(path: Path, error: OSError) -> FourfoldError:
     return FourfoldError(f"{path}: cannot be written ({error.strerror or error}); choose a folder you may write to")
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Have what was written to a file reach the disk."""
     if path.is_file():
         with path.open("rb") as file:
             os.fsync(file.fileno())

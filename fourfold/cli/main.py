@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from fourfold import __version__
 from fourfold.cli.chat import chat
+from fourfold.cli.convert import convert
 from fourfold.cli.data import app as data
 from fourfold.cli.eval import evaluate
 from fourfold.cli.generate import generate
@@ -45,6 +46,7 @@ app.command()(train)
 app.command()(chat)
 app.command()(generate)
 app.command("eval")(evaluate)
+app.command()(convert)
 app.add_typer(data, name="data")
 
 

@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from fourfold.config import ModelConfig
 
 
 def plan(
-    models: Annotated[list[str], typer.Argument(help="presets (v3, v4, nano, ...) or checkpoint folders", metavar="MODEL...")],
+    models: Annotated[
+        list[str], typer.Argument(help="presets (v3, v4, nano, ...), checkpoint folders or GGUF files", metavar="MODEL...")
+    ],
     memory: Annotated[str | None, typer.Option(help="memory to fit in, like 32GB: says what stays and what streams")] = None,
     format: Annotated[str, typer.Option(help="weight format for --memory: bf16, fp8, int8 or int4")] = "int4",
     context: Annotated[
@@ -28,7 +32,8 @@ def plan(
     from fourfold.planner.cost import FORMATS
     from fourfold.planner.count import count
     from fourfold.planner.placement import parse_bytes, place
-    from fourfold.planner.report import report, show, show_placement
+    from fourfold.planner.report import report, show, show_placement, show_stored
+    from fourfold.planner.stored import is_stored, stored
 
     budget = parse_bytes(memory, "--memory") if memory is not None else None
     speeds = parse_bytes(ram_bandwidth, "--ram-bandwidth"), parse_bytes(disk_bandwidth, "--disk-bandwidth")
@@ -36,12 +41,14 @@ def plan(
         raise FourfoldError(f"--format: {format!r} is not known; choose one of {', '.join(FORMATS)}")
     reports = []
     for name in models:
-        config = find_config(name)
+        config, path = find_config(name)
         longest = config.max_position_embeddings
         if context is not None and context > longest:
             raise FourfoldError(f"--context: {context} is more than the {longest} tokens of {name}; give a shorter one")
         counts = count(config)
         reports.append(report(name, config, counts))
+        if path is not None and is_stored(path):
+            reports[-1]["stored"] = stored(path)
         if budget is not None:
             held = context or min(8192, longest)
             reports[-1]["placement"] = asdict(place(config, counts, budget, format, *speeds, held))
@@ -51,15 +58,17 @@ def plan(
     console = Console()
     show(reports, console)
     for each in reports:
+        if "stored" in each:
+            show_stored(each["name"], each["stored"], console)
         if "placement" in each:
             show_placement(each["name"], each["placement"], console)
 
 
-def find_config(name: str) -> "ModelConfig":
-    """The config of a preset, or of a checkpoint folder."""
-    from fourfold.formats.ours import read_config
+def find_config(name: str) -> "tuple[ModelConfig, Path | None]":
+    """The config of a preset, or of a checkpoint and where it lies."""
+    from fourfold.formats import locate, open_config
     from fourfold.paths import find
     from fourfold.presets import PRESETS, preset
 
-    folder = None if name in PRESETS else find("models", name)
-    return preset(name) if folder is None else read_config(folder)
+    known = name not in PRESETS and (name.endswith(".gguf") or find("models", name) is not None)
+    return (open_config(name), locate(name)) if known else (preset(name), None)

@@ -92,6 +92,16 @@ def show(reports: list[dict[str, Any]], console: Console) -> None:
         console.print(f"[dim]{each['name']}: {parts}[/dim]", highlight=False)
 
 
+def show_stored(name: str, stored: dict[str, Any], console: Console) -> None:
+    """What a checkpoint takes on disk, part by part."""
+    formats = ", ".join(f"{kind} {amount(size, 'B')}" for kind, size in stored["formats"].items())
+    parts = ", ".join(f"{part} {amount(each['bytes'], 'B')}" for part, each in stored["parts"].items())
+    files = f"{stored['files']} file{'s' * (stored['files'] > 1)}"
+    whole = f"{amount(stored['parameters'])} parameters in {amount(stored['bytes'], 'B')}, {files}"
+    console.print(f"[bold]{name}[/bold] as stored: {whole} ({formats})", highlight=False, soft_wrap=True)
+    console.print(f"  {parts}", highlight=False, soft_wrap=True)
+
+
 def show_placement(name: str, placed: dict[str, Any], console: Console) -> None:
     """The answer to "does it run here, and how fast at best?"."""
 

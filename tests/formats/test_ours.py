@@ -16,7 +16,7 @@ from torch import Tensor
 
 import fourfold
 from fourfold.errors import CheckpointError, ConfigError, FourfoldError
-from fourfold.formats import locate, ours
+from fourfold.formats import locate, ours, writing
 from fourfold.model.transformer import Transformer
 from fourfold.text.tokenizer import Tokenizer
 from fourfold.weights.stores import MappedStore
@@ -247,7 +247,7 @@ def test_full_disk_leaves_the_old_checkpoint(copy: Path, tiny: Transformer, monk
         raise OSError(errno.ENOSPC, "No space left on device")
 
     before = {path.name: path.read_bytes() for path in copy.iterdir()}
-    monkeypatch.setattr(ours, "save_file", full)
+    monkeypatch.setattr(writing, "write_shard", full)
     with pytest.raises(FourfoldError, match="no space left") as refused:
         ours.save(tiny, copy)
     one_line(refused)
