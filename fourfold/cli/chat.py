@@ -7,15 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fourfold.cli.generate import open_model
+from fourfold.cli.generate import DIM, PLAIN, Screen, open_model
 
 if TYPE_CHECKING:
     from fourfold.text.chats import ChatFormat, Event
 
 HELP = "/reset starts over, /exit (or Ctrl-D) ends, Ctrl-C stops an answer, /help says this"
-DIM, PLAIN = "\033[2m", "\033[0m"
-# A model may utter terminal controls; a terminal gets none but line ends and tabs.
-HARMLESS = {code: None for code in [*range(32), *range(127, 160)] if chr(code) not in "\n\t"}
 
 
 def chat(
@@ -62,86 +59,44 @@ class Conversation:
         self.model, self.sampling, self.thinking, self.system = model, sampling, thinking, system
         self.chat = chat or choose(model.tokenizer)
         self.sequence = Sequence(model)
+        self.finish_reason: str | None = None  # of the last answer
         self.reset()
 
     def reset(self) -> None:
         self.messages = [{"role": "system", "content": self.system}] if self.system else []
 
-    def ask(self, text: str) -> Iterator:
-        """The pieces of an answer; it joins the messages when it ends or is stopped, or nothing does if it cannot begin."""
+    def ask(self, text: str) -> "Iterator[list[Event]]":
+        """The events of an answer; it joins the messages when it ends or is stopped, or nothing does if it cannot begin."""
         from fourfold.engine.generate import generate
+        from fourfold.text.chats import collect
 
         tokenizer = self.model.tokenizer
         messages = [*self.messages, {"role": "user", "content": text}]
-        prompt = self.chat.encode(tokenizer, messages, thinking=self.thinking)
+        prompt, opened = self.chat.prompt(tokenizer, messages, thinking=self.thinking)
         pieces = generate(self.model, prompt, self.sampling, tokenizer, self.sequence)
-        answer: list[int] = []
+        self.finish_reason, said = None, []
         try:
-            for piece in pieces:
-                answer += piece.tokens
-                yield piece
+            for piece, events in self.chat.read(pieces, tokenizer, opened):
+                self.finish_reason = piece.finish_reason
+                said += events
+                yield events
         finally:
-            self.messages = [*messages, {"role": "assistant", "content": self._spoken(answer)}]
-
-    def _spoken(self, answer: list[int]) -> str:
-        """What remains of an answer in the history: not the thinking."""
-        from fourfold.engine.generate import end_tokens
-        from fourfold.text.tokenizer import StreamDecoder
-
-        tokenizer, ends, said = self.model.tokenizer, end_tokens(self.model, self.model.tokenizer), []
-        decoder = StreamDecoder(tokenizer)
-        for token in answer:
-            said.append(self.chat.heard([token], "" if token in ends else decoder.push(token), tokenizer))
-        reply = self.chat.parse("".join(said) + decoder.finish(), self.thinking)
-        return reply.content.lstrip("\n") if reply.reasoning_content else reply.content
-
-
-class Screen:
-    """Prints events of a reply as they come: thoughts dimmed and apart from the answer, calls as name(arguments)."""
-
-    def __init__(self, terminal: bool) -> None:
-        self.terminal, self.thought, self.fresh = terminal, False, False
-
-    def show(self, events: "list[Event]") -> None:
-        from fourfold.text.chats import CallArguments, CallStarted, Content, Reasoning
-
-        for event in events:
-            match event:
-                case Reasoning(text):
-                    self.thought = True
-                    self._print(text, dim=True)
-                case CallStarted(_, name):
-                    self._answer(f"{name}(")
-                case Content(text) | CallArguments(_, text):
-                    self._answer(text)
-                case _:
-                    self._answer(")")
-
-    def _answer(self, text: str) -> None:
-        if self.thought:
-            print()
-            self.thought, self.fresh = False, True
-        self._print(text.lstrip("\n") if self.fresh else text, dim=False)
-        self.fresh = self.fresh and not text.strip("\n")
-
-    def _print(self, text: str, dim: bool) -> None:
-        said = text.translate(HARMLESS) if self.terminal else text
-        print(f"{DIM}{said}{PLAIN}" if dim and self.terminal and said else said, end="", flush=True)
+            reply = collect(said)  # thoughts are not remembered
+            content = reply.content.lstrip("\n") if reply.reasoning_content else reply.content
+            self.messages = [*messages, {"role": "assistant", "content": content}]
 
 
 def _say(talk: Conversation, text: str) -> None:
     """Print the answer as it comes; Ctrl-C ends the answer, not the conversation."""
-    terminal = sys.stdout.isatty()
-    screen, parser, piece = Screen(terminal), talk.chat.parser(talk.thinking), None
+    screen, terminal = Screen(), sys.stdout.isatty()
     try:
-        for piece in talk.ask(text):
-            screen.show(parser.feed(talk.chat.heard(piece.tokens, piece.text, talk.model.tokenizer)))
+        for events in talk.ask(text):
+            screen.show(events)
     except KeyboardInterrupt:
         if not sys.stdin.isatty():
             raise
-    screen.show(parser.finish())
-    print(flush=True)
-    if piece is not None and piece.finish_reason == "length":
+    screen.end()
+    if talk.finish_reason == "length":
         full = len(talk.sequence.tokens) + 1 >= talk.sequence.limit
         _note("the context is full; /reset starts over" if full else "cut off at --max-tokens", terminal)
 

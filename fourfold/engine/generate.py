@@ -107,6 +107,8 @@ def _generate(seq: Sequence, prompt: list[int], sampling: Sampling, tokenizer: T
         token = sample(seq.feed(tokens, chunk), sampling, generator)
         tokens = [token]
         text, stopped = ("", False) if token in ends else stops.add(decoder.push(token))
+        if token in tokenizer.special_ids - ends and not stopped:
+            text += stops.flush()  # a stop string does not reach across a control token
         if token in ends or (left == 0 and not stopped):
             tail, stopped = stops.add(decoder.finish())
             text += tail + stops.flush()

@@ -9,7 +9,8 @@ after the last user turn, as published reasoning models do.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 from fourfold.errors import DataError
@@ -72,7 +73,8 @@ def render(
     """Ids of a chat; with `add_generation_prompt` it ends where the assistant (with `thinking`: its thoughts) begins.
 
     Messages are dicts with `role` (system, user, assistant, tool), `content`, and for the assistant optionally
-    `reasoning_content` and `tool_calls` in the OpenAI form. Raises DataError naming the message that is not.
+    `reasoning_content` and `tool_calls` in the OpenAI form; the last of the assistant may have `prefix` true, and is left
+    open to be continued. Raises DataError naming the message that is not.
     """
     return render_with_mask(messages, tokenizer, thinking, add_generation_prompt, tools)[0]
 
@@ -85,19 +87,34 @@ def render_with_mask(
     tools: list[dict] | None = None,
 ) -> tuple[list[int], list[bool]]:
     """`render`, and for each id whether the assistant says it: what fine-tuning puts its loss on."""
+    return encode(parts(messages, thinking, add_generation_prompt, tools), tokenizer)
+
+
+def encode(parts: Iterable[Part], tokenizer: "Tokenizer") -> tuple[list[int], list[bool]]:
+    """Ids, and for each whether the assistant says it. A control token that the vocabulary lacks is written out as text."""
     ids: list[int] = []
     mask: list[bool] = []
-    for part in parts(messages, thinking, add_generation_prompt, tools):
+    for part in _merged(parts, tokenizer.controls):
         piece = [tokenizer.special(part.text)] if part.control else tokenizer.encode(part.text)
         ids += piece
         mask += [part.own] * len(piece)
     return ids, mask
 
 
+def _merged(parts: Iterable[Part], controls: Iterable[str]) -> Iterator[Part]:
+    """Neighbouring texts as one, so that they are encoded as one; controls that are none here are text."""
+    known = (part._replace(control=part.control and part.text in controls) for part in parts)
+    for (control, own), group in groupby(known, key=lambda part: (part.control, part.own)):
+        if control:
+            yield from group
+        elif text := "".join(part.text for part in group):
+            yield Part(text, control, own)
+
+
 def parts(messages: list[dict], thinking: bool = False, prompt: bool = True, tools: list[dict] | None = None) -> Iterator[Part]:
     """The chat as control tokens and texts, in order."""
     check(messages)
-    last_user = max((i for i, m in enumerate(messages) if m["role"] == "user"), default=-1)
+    last = last_user(messages)
     listing = "# Tools" + "".join("\n" + _json(t) for t in tools) if tools else ""
     yield Part("<|bos|>", True, False)
     if listing and not (messages and messages[0]["role"] == "system"):
@@ -106,12 +123,12 @@ def parts(messages: list[dict], thinking: bool = False, prompt: bool = True, too
         role, content = message["role"], message.get("content") or ""
         if role == "assistant":
             yield Part("<|assistant|>", True, False)
-            yield from _said(message, content, keep_thoughts=i > last_user)
+            yield from _said(message, content, keep_thoughts=i > last)
         elif role == "tool":
             yield from _turn("tool_result", content, "/tool_result")
         else:
             yield from _turn(role, f"{content}\n\n{listing}" if listing and role == "system" and i == 0 else content)
-    if prompt:
+    if prompt and not left_open(messages):
         yield Part("<|assistant|>", True, False)
         if thinking:
             yield Part("<|think|>", True, False)
@@ -129,6 +146,8 @@ def check(messages: list[dict], roles: tuple[str, ...] = ROLES) -> None:
         calls = message.get("tool_calls") or []
         if not isinstance(calls, list):
             raise DataError(f"messages[{i}].tool_calls: must be a list")
+        if message.get("prefix") and (message["role"] != "assistant" or i + 1 < len(messages)):
+            raise DataError(f"messages[{i}].prefix: only the last message can be continued, and only the assistant's")
         called = message.get("content") is None and calls and message["role"] == "assistant"
         if not isinstance(message.get("content"), str) and not called:
             raise DataError(f"messages[{i}].content: must be text")
@@ -136,6 +155,16 @@ def check(messages: list[dict], roles: tuple[str, ...] = ROLES) -> None:
             function = call.get("function") if isinstance(call, dict) else None
             if not isinstance(function, dict) or not isinstance(function.get("name"), str) or "arguments" not in function:
                 raise DataError(f"messages[{i}].tool_calls[{j}].function: must have name (text) and arguments")
+
+
+def last_user(messages: list[dict], roles: tuple[str, ...] = ("user",)) -> int:
+    """The place of the last message from one of `roles`, or -1."""
+    return max((i for i, message in enumerate(messages) if message["role"] in roles), default=-1)
+
+
+def left_open(messages: list[dict]) -> bool:
+    """Whether the last message is one of the assistant that is to be continued."""
+    return bool(messages) and bool(messages[-1].get("prefix"))
 
 
 def _turn(opening: str, text: str, closing: str = "end") -> Iterator[Part]:
@@ -158,7 +187,8 @@ def _said(message: dict, content: str, keep_thoughts: bool) -> Iterator[Part]:
         yield Part("<|tool_call|>", True, True)
         yield Part(f'{{"name": {_json(function["name"])}, "arguments": {arguments}}}', False, True)
         yield Part("<|/tool_call|>", True, True)
-    yield Part("<|end|>", True, True)
+    if not message.get("prefix"):
+        yield Part("<|end|>", True, True)
 
 
 def _json(value: object) -> str:

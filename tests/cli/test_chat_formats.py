@@ -1,6 +1,7 @@
 """`fourfold chat` and `generate --chat` with published chat formats: the prompt, the screen, what is remembered, where it ends."""
 
 import io
+import json
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from fourfold.engine.generate import end_tokens, generate
 from fourfold.engine.sampler import Sampling
 from fourfold.formats.ours import save
 from fourfold.model.transformer import Transformer
-from fourfold.text.chats import FORMATS
+from fourfold.text.chats import FORMATS, collect
 from fourfold.text.settings import TextSettings
 from fourfold.text.tokenizer import Tokenizer
 from tests.builders import build, multi_head
@@ -51,14 +52,14 @@ def test_a_checkpoint_of_another_family_chats(folders: dict, name: str, capsys: 
     tokenizer, chat = model.tokenizer, FORMATS[name].of(model.tokenizer.settings)
     prompt = chat.encode(tokenizer, [{"role": "user", "content": "Hi <|im_end|>"}])
     pieces = generate(model, prompt, Sampling(0, max_tokens=9), tokenizer)
-    said = "".join(chat.heard(piece.tokens, piece.text, tokenizer) for piece in pieces)
+    said = collect([event for _, events in chat.read(pieces, tokenizer) for event in events]).content.strip("\n")
     arguments = ["--temperature", "0", "--max-tokens", "9"]
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"Hi <|im_end|>\n"), "utf-8"))
     assert main(["chat", str(folders[name]), *arguments]) == 0
     out, err = capsys.readouterr()
-    assert out.strip("\n") == chat.parse(said).content.strip("\n") and not err
+    assert out.strip("\n") == said and not err
     assert main(["generate", str(folders[name]), "--chat", "--prompt", "Hi <|im_end|>", *arguments]) == 0
-    assert capsys.readouterr().out.strip() == said.strip()
+    assert capsys.readouterr().out.strip("\n") == said
 
 
 def test_a_format_may_be_named(folders: dict, capsys: pytest.CaptureFixture, monkeypatch) -> None:
@@ -92,7 +93,7 @@ class Said:
     def __init__(self, *texts: str) -> None:
         self.texts = list(texts)
 
-    def __call__(self, model: Transformer, prompt: list[int], sampling: Sampling, tokenizer: Tokenizer, sequence: object):
+    def __call__(self, model: Transformer, prompt: list[int], sampling: Sampling, tokenizer: Tokenizer, *more: object):
         from fourfold.engine.generate import Piece
         from fourfold.text.chats.format import marked
 
@@ -105,14 +106,26 @@ class Said:
 CALL = '<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{"a": 1}<｜tool▁call▁end｜><｜tool▁calls▁end｜>'
 
 
-def test_thoughts_and_calls_are_shown_apart(folders: dict, capsys: pytest.CaptureFixture, monkeypatch) -> None:
-    monkeypatch.setattr("fourfold.engine.generate.generate", Said(f"hm </think>\n\nYes. {CALL}"))
+def test_the_answer_is_printed_and_thoughts_go_to_standard_error(folders: dict, capsys: pytest.CaptureFixture, monkeypatch) -> None:
+    saying = f"hm </think>\n\nYes.{CALL}{CALL.removesuffix('<｜tool▁call▁end｜><｜tool▁calls▁end｜>')}"
+    shown = ('Yes.\nf({"a": 1})\nf({"a": 1} ...)\n', "hm \n")
+    monkeypatch.setattr("fourfold.engine.generate.generate", Said(saying, saying, saying, "hm"))
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"Hi\n"), "utf-8"))
     assert main(["chat", str(folders["v3.1"]), "--thinking"]) == 0
-    assert capsys.readouterr().out == 'hm \nYes. f({"a": 1})\n'
+    assert capsys.readouterr() == shown
+    asked = ["generate", str(folders["v3.1"]), "--thinking", "--prompt", "Hi"]
+    assert main(asked) == 0
+    assert capsys.readouterr() == shown
+    assert main([*asked, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    function = {"name": "f", "arguments": '{"a": 1}'}
+    assert result["tool_calls"] == [{"type": "function", "function": function}] * 2
+    assert (result["text"], result["reasoning_content"], result["finish_reason"]) == ("\n\nYes.", "hm ", "stop")
+    assert main(asked) == 0
+    assert capsys.readouterr() == ("\n", "hm\n")  # no answer
 
 
-def test_thoughts_are_dimmed_and_terminal_codes_taken_out(folders: dict, capsys: pytest.CaptureFixture, monkeypatch) -> None:
+def test_on_a_terminal_thoughts_are_dimmed_and_codes_taken_out(folders: dict, capsys: pytest.CaptureFixture, monkeypatch) -> None:
     monkeypatch.setattr("fourfold.engine.generate.generate", Said("h\033[31mm</think>Yes\033[0m"))
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"Hi\n"), "utf-8"))
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)

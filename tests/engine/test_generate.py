@@ -98,6 +98,14 @@ def test_held_back_text_is_given_at_the_end(tiny: Transformer, tokenizer: Tokeni
     assert out == "the dog" and pieces[-1].finish_reason == "stop"
 
 
+def test_what_is_held_back_comes_before_a_control_token(tiny: Transformer, tokenizer: Tokenizer) -> None:
+    """Else the end of a thought would be read as the beginning of the answer."""
+    said = [*tokenizer.encode("the dog"), tokenizer.special("/think"), *tokenizer.encode("s ran")]
+    out, pieces = run(Script(tiny, said), [5], tokenizer, stop="dogs", max_tokens=len(said))
+    place = next(i for i, piece in enumerate(pieces) if tokenizer.special("/think") in piece.tokens)
+    assert "".join(piece.text for piece in pieces[: place + 1]) == "the dog" and out == "the dogs ran"
+
+
 def test_the_context_is_a_limit(tiny: Transformer, tokenizer: Tokenizer) -> None:
     limit = tiny.config.max_position_embeddings
     _, pieces = run(tiny, [40] * (limit - 4), tokenizer, max_tokens=None)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fourfold.engine.generate import Piece
 from fourfold.text.chats import (
     FORMATS,
     CallArguments,
@@ -20,10 +21,9 @@ from fourfold.text.chats import (
     ToolCall,
     collect,
 )
-from fourfold.text.chats.v3 import R1
+from fourfold.text.tokenizer import Tokenizer
 
-FORMATS_WITH_TOOLS = [name for name, kind in FORMATS.items() if kind.has_tools]
-THINKERS = ["fourfold", "r1", "v3.1", "v3.2", "v4", "chatml", "llama3"]
+GRAMMARS = ["fourfold", "v1", "v3", "r1", "v3.1", "v4", "chatml"]  # v2, v2.5, v3.2 and llama3 read like one of these
 TAGS = """<think> </think> <|think|> <|/think|> <|tool_call|> <|/tool_call|> <tool_call> </tool_call> <｜tool▁calls▁begin｜>
     <｜tool▁calls▁end｜> <｜tool▁call▁begin｜> <｜tool▁call▁end｜> <｜tool▁sep｜> <｜DSML｜tool_calls> </｜DSML｜tool_calls>
     <｜DSML｜function_calls> </｜DSML｜function_calls> <｜DSML｜invoke </｜DSML｜invoke> <｜DSML｜parameter </｜DSML｜parameter>
@@ -44,8 +44,8 @@ def merged(events: list[Event]) -> list[Event]:
     return out
 
 
-def read(chat: ChatFormat, pieces: list[str], thinking: bool) -> list[Event]:
-    parser = chat.parser(thinking)
+def read(chat: ChatFormat, pieces: list[str], opened: bool) -> list[Event]:
+    parser = chat.parser(opened)
     return [event for piece in pieces for event in parser.feed(piece)] + parser.finish()
 
 
@@ -59,17 +59,19 @@ anything = st.lists(pieces, max_size=14).map("".join)
 places = st.lists(st.integers(0, 400), max_size=12)
 
 
-@pytest.mark.parametrize("name", FORMATS)
-@given(text=anything, places=places, thinking=st.booleans())
-@settings(max_examples=150)
-def test_any_cut_of_anything_gives_the_same_events(name: str, text: str, places: list[int], thinking: bool) -> None:
+@pytest.mark.parametrize("name", GRAMMARS)
+@given(text=anything, places=places, opened=st.booleans())
+@settings(max_examples=100)
+def test_any_cut_of_anything_gives_the_same_events(name: str, text: str, places: list[int], opened: bool) -> None:
     chat = FORMATS[name]()
-    whole = merged(read(chat, [text], thinking))
-    assert merged(read(chat, cut(text, places), thinking)) == whole
-    assert merged(read(chat, list(text), thinking)) == whole
+    whole = merged(read(chat, [text], opened))
+    assert merged(read(chat, cut(text, places), opened)) == whole
+    assert merged(read(chat, list(text), opened)) == whole
     started = [event.index for event in whole if isinstance(event, CallStarted)]
     ended = [event.index for event in whole if isinstance(event, CallFinished | CallBroken)]
     assert started == ended == list(range(len(started)))  # every call begins once and ends once, in order
+    told = "".join(event.name if isinstance(event, CallStarted) else getattr(event, "text", "") for event in whole)
+    assert told.count("🙂") == text.count("🙂") or name in ("v3", "r1")  # these pass over the kind of a tool
 
 
 plain = st.text(st.sampled_from('ab\n "\\{}[]<>|｜/é🙂') | st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -82,35 +84,35 @@ calls = st.lists(st.builds(ToolCall, st.text("ab_9é", min_size=1, max_size=5), 
 
 def allowed(name: str, message: Message) -> bool:
     """Whether the grammar has a way to write this: no tag of its own in a text, but in JSON."""
-    opens = {"v3.2": "<｜DSML｜function_calls>", "v4": "<｜DSML｜tool_calls>", "chatml": "<tool_call>", "llama3": "<tool_call>"}
-    opening = opens.get(name, "<|tool_call|>" if name == "fourfold" else "<｜tool▁calls▁begin｜>")
+    opens = {"fourfold": "<|tool_call|>", "v4": "<｜DSML｜tool_calls>", "chatml": "<tool_call>"}
     shut, begun = ("<|/think|>", "<|think|>") if name == "fourfold" else ("</think>", "<think>")
     texts = [value for call in message.tool_calls for value in json.loads(call.arguments).values() if isinstance(value, str)]
-    if name in ("v3.2", "v4") and any("</｜DSML｜parameter>" in text for text in texts):
+    if name == "v4" and any("</｜DSML｜parameter>" in text for text in texts):
         return False
     if name == "fourfold" and any("<|/tool_call|>" in call.arguments for call in message.tool_calls):
         return False  # its template writes arguments as they are
-    loose = name in ("chatml", "llama3", "fourfold", "r1") and begun in message.content + message.reasoning_content
-    return opening not in message.content and shut not in message.reasoning_content and not loose
+    thinks = begun in message.content + message.reasoning_content and name not in ("v1", "v3")
+    return opens.get(name, "<｜tool▁calls▁begin｜>") not in message.content and shut not in message.reasoning_content and not thinks
 
 
 def as_objects(message: Message) -> tuple:
     return message.content, message.reasoning_content, [(c.name, json.loads(c.arguments), c.complete) for c in message.tool_calls]
 
 
-@pytest.mark.parametrize("name", FORMATS)
-@given(content=plain | tagged, reasoning=plain | tagged, calls=calls, places=places, thinking=st.booleans())
-def test_what_was_written_comes_back(name: str, content: str, reasoning: str, calls: list, places: list, thinking: bool) -> None:
+@pytest.mark.parametrize("name", GRAMMARS)
+@given(content=plain | tagged, reasoning=plain | tagged, calls=calls, places=places, opened=st.booleans())
+def test_what_was_written_comes_back(name: str, content: str, reasoning: str, calls: list, places: list, opened: bool) -> None:
     chat = FORMATS[name]()
-    thinks = name in THINKERS and (thinking or name == "r1")
+    opened = opened and name not in ("v1", "v3", "chatml")
+    thinks = opened or name in ("r1", "chatml")  # these two open their thoughts themselves
     message = Message(content, reasoning if thinks else "", calls if chat.has_tools else [])
     if not allowed(name, message):
         return
-    text = "".join(part.text for part in chat.reply(message.to_dict(), thinks))
+    text = "".join(part.text for part in chat.reply(message.to_dict(), opened))
     assert text.endswith(chat.end)
     said = text.removesuffix(chat.end)
-    assert as_objects(collect(read(chat, cut(said, places), thinks))) == as_objects(message)
-    assert as_objects(chat.parse(text, thinks)) == as_objects(message)
+    assert as_objects(collect(read(chat, cut(said, places), opened))) == as_objects(message)
+    assert as_objects(chat.parse(text, opened)) == as_objects(message)
 
 
 CALLS = {
@@ -177,7 +179,7 @@ def test_v3_without_its_fence() -> None:
 
 
 def test_text_goes_out_as_soon_as_it_cannot_be_a_tag() -> None:
-    parser = FORMATS["v4"]().parser(thinking=True)
+    parser = FORMATS["v4"]().parser(opened=True)
     assert parser.feed("hm <") == [Reasoning("hm ")]
     assert parser.feed("/th") == [] and parser.feed("e") == [Reasoning("</the")]
     assert parser.feed("</think>A\n") == [Content("A")]
@@ -188,15 +190,43 @@ def test_text_goes_out_as_soon_as_it_cannot_be_a_tag() -> None:
     assert parser.finish() == [CallBroken(0)]
 
 
-def test_r1_opens_its_thoughts_in_the_prompt_or_by_itself() -> None:
-    for chat in (R1(), R1(opening="")):
-        assert chat.parse("<think>a</think>b") == Message("b", "a")
-    assert R1().parse("a</think>b") == Message("b", "a")
-    assert R1(opening="").parse("a</think>b") == Message("a</think>b")
+def test_what_is_no_call_is_known_by_the_end_of_its_line() -> None:
+    parser = FORMATS["chatml"]().parser()
+    assert parser.feed("<tool_call> is") == [Content("<tool_call>"), Content(" is")]
+    assert parser.feed('\n<tool_call>{"name": "f"\n') == [Content('\n<tool_call>{"name": "f"\n')]
+    parser = FORMATS["v3.1"]().parser()
+    begun = "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f\n"
+    assert parser.feed(begun) == [Content(begun)]
+
+
+@pytest.mark.parametrize("text", ['{"name":"f","arguments":{"a": 1}}', ' {"id": 1, "name": "f" , "arguments":{"a": 1} }\n\n'])
+def test_json_calls_may_be_spaced_otherwise(text: str) -> None:
+    (call,) = FORMATS["chatml"]().parse(f"<tool_call>{text}</tool_call>").tool_calls
+    assert (call.name, json.loads(call.arguments), call.complete) == ("f", {"a": 1}, True)
+
+
+@pytest.mark.parametrize("name", ["fourfold", "r1", "v3.1", "v4", "chatml"])
+def test_thoughts_are_opened_by_the_prompt_or_by_the_model(name: str) -> None:
+    chat = FORMATS[name]()
+    begin, end = ("<|think|>", "<|/think|>") if name == "fourfold" else ("<think>", "</think>")
+    for opened in (False, True):
+        assert chat.parse(f"{begin}a{end}b", opened) == Message("b", "a")
+    assert chat.parse(f"a{end}b", opened=True) == Message("b", "a")
+    assert chat.parse(f"a{end}b") == Message(f"a{end}b")
+
+
+def test_control_tokens_that_decoding_leaves_out_are_heard(tokenizer: Tokenizer) -> None:
+    chat, (open_, shut) = FORMATS["fourfold"](), (tokenizer.special("think"), tokenizer.special("/think"))
+    pieces = [Piece("", (open_,)), Piece("a", (40,)), Piece("b", (shut,)), Piece("c", (41,), "stop")]  # b was held back
+    steps = list(chat.read(pieces, tokenizer))
+    assert [piece for piece, _ in steps] == pieces
+    assert [events for _, events in steps] == [[], [Reasoning("a")], [Reasoning("b")], [Content("c")]]
+    cut_off = list(chat.read([Piece("a<|/th", (40,), "length")], tokenizer, opened=True))
+    assert cut_off[0][1] == [Reasoning("a"), Reasoning("<|/th")]
 
 
 def test_a_message_goes_back_into_a_prompt() -> None:
-    message = FORMATS["v4"]().parse("hm</think>" + CALLS["v4"], thinking=True)
+    message = FORMATS["v4"]().parse("hm</think>" + CALLS["v4"], opened=True)
     assert message.to_dict() == {
         "role": "assistant",
         "content": None,

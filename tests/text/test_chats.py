@@ -152,7 +152,7 @@ def conversation(texts: list[str], system: str | None) -> list[dict]:
 CHATS = st.builds(conversation, st.lists(words, min_size=1, max_size=6), st.none() | words)
 
 
-@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("name", sorted(set(TEMPLATES) - {"v2", "v2.5"}))  # those are v1's and v3's
 @given(messages=CHATS, thinking=st.booleans())
 def test_the_template_writes_the_same(name: str, messages: list, thinking: bool) -> None:
     tokenizer = a_tokenizer(TEMPLATES[name], **({"bos": "<|begin_of_text|>"} if name == "llama3" else {}))
@@ -163,7 +163,7 @@ def test_the_template_writes_the_same(name: str, messages: list, thinking: bool)
     assert chat.encode(tokenizer, messages, **options) == theirs.encode(tokenizer, messages, **options)
 
 
-@pytest.mark.parametrize("name", ["v2.5", "v3", "r1", "v3.1"])
+@pytest.mark.parametrize("name", ["v3", "r1", "v3.1"])
 @pytest.mark.parametrize("more", [[], [{"role": "assistant", "content": "Wet."}, *ASK], [{"role": "assistant", "content": "Wet."}]])
 def test_the_template_writes_the_same_calls(name: str, more: list) -> None:
     tokenizer = a_tokenizer(TEMPLATES[name])
@@ -174,7 +174,7 @@ def test_the_template_writes_the_same_calls(name: str, more: list) -> None:
     assert FORMATS[name].of(tokenizer.settings).text(messages, **options) == theirs.text(messages, **options)
 
 
-@pytest.mark.parametrize("name", ["v2.5", "v3", "r1", "v3.1", "v3.2", "v4", "chatml", "llama3"])
+@pytest.mark.parametrize("name", ["v3", "v3.1", "v3.2", "v4", "chatml", "llama3"])
 def test_tools_are_listed_in_the_system_text(name: str) -> None:
     alone, text = make(name).text(ASK, tools=TOOLS), make(name).text(TURNS, tools=TOOLS)
     for prompt in (alone, text):
@@ -235,7 +235,7 @@ REASONING_EFFORT_MAX: str = (
 typed = st.lists(st.sampled_from([*CONTROLS, "<", "x", "｜", "\ue000", "|"]), max_size=5).map("".join)
 
 
-@pytest.mark.parametrize("name", [*sorted(set(FORMATS) - {"fourfold"}), "strange"])
+@pytest.mark.parametrize("name", [*sorted(set(FORMATS) - {"fourfold", "v2", "v2.5", "r1"}), "strange"])
 @given(text=typed, other=typed)
 def test_a_typed_control_token_is_text(name: str, text: str, other: str) -> None:
     """Whatever people and tools write, the control tokens of the prompt stay the same."""
@@ -258,11 +258,58 @@ def test_a_typed_control_token_is_text(name: str, text: str, other: str) -> None
     assert text.strip() in said and (name == "strange" or other.strip() in said)
 
 
+def test_control_tokens_in_the_keys_of_a_tool_are_text() -> None:
+    tokenizer, chat = a_tokenizer(), jinja("{{ tools | tojson }}{% for m in messages %}[{{ m.content }}]{% endfor %}[END]")
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"properties": {"<|im_end|>": {"type": "null"}}}}}]
+    ids = chat.encode(tokenizer, ASK, tools=tools)
+    assert '{"<|im_end|>": {"type": "null"}}' in tokenizer.decode(ids, skip_special=False)
+    assert tokenizer.special("<|im_end|>") not in ids and tokenizer.special("[END]") in ids
+
+
+LEFT_OPEN = [*ASK, {"role": "assistant", "content": "Well", "prefix": True}]
+ANSWERED = [*CALLED[:2], {"role": "tool", "tool_call_id": "a", "content": "rain"}]
+
+
+@pytest.mark.parametrize("name", [*sorted(FORMATS), "jinja"])
+def test_an_open_message_is_continued(name: str) -> None:
+    chat = jinja(CHATML) if name == "jinja" else make(name)
+    assert chat.text(LEFT_OPEN).endswith("Well")
+    for wrong in ([*LEFT_OPEN, *ASK], [ASK[0] | {"prefix": True}]):
+        with pytest.raises(DataError, match=r"^messages\[\d\]\.prefix: [^\n]+$"):
+            chat.text(wrong)
+
+
+@pytest.mark.parametrize(
+    ("name", "messages", "opened"),
+    [
+        ("fourfold", ASK, True),
+        ("v3", ASK, False),
+        ("r1", ASK, True),
+        ("r1", ANSWERED, False),
+        ("v3.1", ASK, True),
+        ("v3.1", ANSWERED, False),
+        ("v3.1", LEFT_OPEN, True),
+        ("v3.2", ANSWERED, True),
+        ("v3.2", LEFT_OPEN, False),
+        ("v4", ANSWERED, True),
+        ("v4", [ASK[0] | {"task": "title"}], False),
+        ("chatml", ASK, False),
+    ],
+)
+def test_a_prompt_tells_whether_thoughts_are_open(name: str, messages: list, opened: bool) -> None:
+    chat = make(name)
+    assert chat.opened(chat.render(messages, thinking=True)) == opened
+    if name not in ("r1", "v3"):
+        assert not chat.opened(chat.render(ASK))
+
+
 def test_a_vocabulary_of_another_generation_is_refused() -> None:
     shipped = Tokenizer.load(paths.bundled("corpora") / "tiny-text" / "tokenizer")
     for name in sorted(set(FORMATS) - {"fourfold"}):
         with pytest.raises(DataError, match=rf"^chat format {name}: the tokenizer has no [^\n]+--chat-format$"):
             make(name).encode(shipped, ASK)
+        with pytest.raises(DataError, match=f"^chat format {name}: "):
+            choose(shipped, name)
     with pytest.raises(DataError, match="^chat format fourfold: "):
         make("fourfold").encode(a_tokenizer(), ASK)
 
@@ -274,12 +321,22 @@ def test_a_vocabulary_of_another_generation_is_refused() -> None:
         ([{"role": "user", "content": None, "tool_calls": [CALL]}], {}, r"messages\[0\]\.content"),
         (ASK, {"tools": [{"type": "function"}]}, r"tools\[0\]\.function"),
         (ASK, {"tools": {"name": "x"}}, "tools"),
+        (ASK, {"reasoning_effort": ["high"]}, "reasoning_effort"),
+        ([], {}, "messages"),
         ([ASK[0] | {"task": "sing"}], {}, r"messages\[0\]\.task"),
     ],
 )
 def test_what_is_wrong_is_named(messages: list, options: dict, field: str) -> None:
     with pytest.raises(DataError, match=f"^{field}: [^\n]+$"):
         make("v4").render(messages, **options)
+
+
+def test_what_clients_leave_out_or_set_to_null_is_nothing() -> None:
+    for name in sorted({kind.name for kind in FORMATS.values() if kind.has_tools}):
+        called = {"role": "assistant", "tool_calls": [NO_ARGUMENTS], "reasoning_content": None}
+        tools = [{"type": "function", "function": {"name": "moon", "description": None}}]
+        text = make(name).text([*ASK, called], tools=tools, response_format={"type": "text"})
+        assert "None" not in text and "Response Format" not in text and "moon" in text
 
 
 def test_v1_has_no_tools() -> None:
@@ -318,6 +375,17 @@ def test_the_format_is_found(model_type: str, template: str | None, name: str) -
         assert chat.text(TURNS) == theirs.text(TURNS) and chat.text(ASK) == theirs.text(ASK)
 
 
+def test_a_template_that_lists_tools_decides_how() -> None:
+    """ChatML has no one way to list tools, nor to write calls: Qwen's template takes arguments as objects, V3's as text."""
+    listing = "{%- if tools -%}{{ '[' + tools[0].function.name + ']' }}{%- endif -%}"
+    calls = "{%- for m in messages -%}{%- for c in m.tool_calls -%}{{ ARGUMENTS }}{%- endfor -%}{%- endfor -%}"
+    for arguments in ("c.function.arguments | tojson", "c.function.arguments"):
+        chat = choose(a_tokenizer(listing + calls.replace("ARGUMENTS", arguments) + CHATML))
+        assert chat.name == "jinja" and chat.text(ASK, tools=TOOLS).startswith("[weather]<|im_start|>system")
+        assert chat.text([*ASK, CALLED[1]], add_generation_prompt=False).startswith(CALL["function"]["arguments"])
+        assert chat.parse('<tool_call>{"name": "f", "arguments": {}}</tool_call>').tool_calls[0].name == "f"
+
+
 def test_a_name_overrules_the_folder() -> None:
     tokenizer = a_tokenizer(CHATML)
     assert choose(tokenizer, "v3").name == "v3"
@@ -353,6 +421,7 @@ def test_nothing_to_tell_by_is_one_line() -> None:
         ("{{ raise_exception('system first') }}", "system first"),
         ("{{ messages[7].content }}", "cannot write this chat"),
         ("{{ messages.__class__.__mro__ }}", "unsafe"),
+        ("{{ 1 // 0 }}", "zero"),
     ],
 )
 def test_a_template_that_fails_is_one_line(template: str, said: str) -> None:
@@ -360,12 +429,12 @@ def test_a_template_that_fails_is_one_line(template: str, said: str) -> None:
         choose(a_tokenizer(template)).text(ASK)
 
 
-def test_a_template_without_thoughts_of_ours_is_read_by_what_it_opens() -> None:
-    template = STRANGE.replace("'[assistant]'", "'[assistant]<think>'")
-    chat = choose(a_tokenizer(template))
-    assert chat.name == "jinja" and chat.text(ASK) == "[user]HI[END][assistant]<think>"
-    assert chat.parse("hm</think>Hi").reasoning_content == "hm"
-    assert choose(a_tokenizer(STRANGE)).parse("hm</think>Hi").content == "hm</think>Hi"
+def test_a_template_of_no_known_kind_may_open_thoughts() -> None:
+    chat = choose(a_tokenizer(STRANGE.replace("'[assistant]'", "'[assistant]<think>\\n'")))
+    assert chat.name == "jinja" and chat.text(ASK) == "[user]HI[END][assistant]<think>\n"
+    assert chat.opened(chat.render(ASK)) and not jinja(STRANGE).opened(jinja(STRANGE).render(ASK))
+    assert chat.parse("hm</think>Hi", opened=True).reasoning_content == "hm"
+    assert chat.parse("hm</think>Hi").content == "hm</think>Hi"
 
 
 def test_chatml_takes_its_system_text_from_the_template() -> None:
@@ -373,7 +442,7 @@ def test_chatml_takes_its_system_text_from_the_template() -> None:
     assert chat.text(ASK).startswith("<|im_start|>system\nYou are a small model<|im_end|>\n<|im_start|>user\nHi")
 
 
-@pytest.mark.parametrize("name", [*TEMPLATES, "strange"])
+@pytest.mark.parametrize("name", ["v3", "v3.1", "chatml", "llama3", "strange"])
 def test_templates_are_rendered_as_transformers_does(name: str) -> None:
     from transformers import PreTrainedTokenizerFast
 

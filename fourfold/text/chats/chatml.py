@@ -9,6 +9,7 @@ ChatML differs from model to model; calls are read here as Hermes and Qwen write
 """
 
 import re
+from abc import abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,56 +23,65 @@ from fourfold.text.settings import TextSettings
 START, END = "<|im_start|>", "<|im_end|>"
 HEADER, HEADER_END, TURN_END = "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"
 CALL, CALL_END = "<tool_call>", "</tool_call>"
-MARKS = (THINK, THOUGHT, CALL, CALL_END)
 
 
 class Turns(ChatFormat):
-    """Replies that are text, with thoughts and calls in plain tags."""
+    """Replies that are text, with thoughts and calls in plain tags; `system` begins a chat that has no message from the system."""
 
-    marks = MARKS
+    marks = (THINK, THOUGHT, CALL, CALL_END)
+    after = ""  # follows the end of a turn
 
-    def reply(self, message: dict[str, Any], thinking: bool = False) -> Iterator[Part]:
-        yield from spoken(message)
+    def __init__(self, system: str | None = None) -> None:
+        self.system = system
+
+    @abstractmethod
+    def begin(self, role: str) -> Iterator[Part]:
+        """The beginning of a turn."""
+
+    def parts(self, messages: list[dict[str, Any]], request: Request) -> Iterator[Part]:
+        if messages[0]["role"] != "system" and (request.tools or self.system is not None):
+            messages = [{"role": "system", "content": self.system or ""}, *messages]
+        for i, message in enumerate(messages):
+            yield from self.begin(message["role"])
+            if message["role"] == "assistant":
+                yield from self.reply(message | {"reasoning_content": None})
+            else:
+                said = (message["content"], _tools(request) if i == 0 else "")
+                yield plain("\n\n".join(text for text in said if text))
+                yield control(self.end)
+            yield plain("" if message.get("prefix") else self.after)
+        if request.prompt:
+            yield from self.begin("assistant")
+
+    def reply(self, message: dict[str, Any], opened: bool = False) -> Iterator[Part]:
+        if message.get("reasoning_content"):
+            yield control(THINK, own=True)
+            yield plain(message["reasoning_content"], own=True)
+            yield control(THOUGHT, own=True)
+        yield plain(message.get("content"), own=True)
+        for i, function in enumerate(calls_of(message)):
+            arguments = arguments_text(function, (CALL, CALL_END))
+            yield plain("\n" if i or message.get("content") else "", own=True)
+            yield control(CALL, own=True)
+            yield plain(f'\n{{"name": {to_json(function["name"])}, "arguments": {arguments}}}\n', own=True)
+            yield control(CALL_END, own=True)
         if not message.get("prefix"):
             yield control(self.end, own=True)
 
-    def grammar(self, p: Parser, thinking: bool) -> Steps[None]:
-        yield from thoughts(p, opened=False)
+    def grammar(self, p: Parser, opened: bool) -> Steps[None]:
+        yield from thoughts(p, opened)
         while (mark := (yield from p.until(f"\n{CALL}", CALL, to=p.say))) is not None:
             yield from json_call(p, mark, CALL_END)
 
 
 class ChatML(Turns):
-    """`system` is what a chat without a system message begins with."""
-
     name, end, required = "chatml", END, (START, END)
-
-    def __init__(self, system: str | None = None) -> None:
-        self.system = system
+    after = "\n"
 
     @classmethod
     def of(cls, settings: TextSettings) -> "ChatML":
         found = re.search(r"<\|im_start\|>system(?:\\n|\n)([^'\"{}+<]+)<\|im_end\|>", settings.template or "")
         return cls(found[1].replace("\\n", "\n") if found else None)
-
-    def parts(self, messages: list[dict[str, Any]], request: Request) -> Iterator[Part]:
-        if self.system is not None and not (messages and messages[0]["role"] == "system"):
-            messages = [{"role": "system", "content": self.system}, *messages]
-        tools = _tools(request)
-        if tools and not (messages and messages[0]["role"] == "system"):
-            messages = [{"role": "system", "content": ""}, *messages]
-        for i, message in enumerate(messages):
-            yield from self.begin(message["role"])
-            if message["role"] == "assistant":
-                yield from self.reply(message | {"reasoning_content": None})
-                yield plain("\n")
-            else:
-                listed = tools if i == 0 else ""
-                yield plain(message["content"] + ("\n\n" if listed and message["content"] else "") + listed)
-                yield control(END)
-                yield plain("\n")
-        if request.prompt and not (messages and messages[-1].get("prefix")):
-            yield from self.begin("assistant")
 
     def begin(self, role: str) -> Iterator[Part]:
         yield control(START)
@@ -84,6 +94,7 @@ class Llama3(Turns):
     name, end, required = "llama3", TURN_END, (HEADER, HEADER_END, TURN_END)
 
     def __init__(self, bos: str = "<|begin_of_text|>") -> None:
+        super().__init__()
         self.bos = bos
 
     @classmethod
@@ -92,22 +103,11 @@ class Llama3(Turns):
 
     def parts(self, messages: list[dict[str, Any]], request: Request) -> Iterator[Part]:
         yield control(self.bos)
-        tools = _tools(request)
-        if tools and not (messages and messages[0]["role"] == "system"):
-            messages = [{"role": "system", "content": ""}, *messages]
-        for i, message in enumerate(messages):
-            yield from self.begin({"tool": "ipython"}.get(message["role"], message["role"]))
-            if message["role"] == "assistant":
-                yield from self.reply(message | {"reasoning_content": None, "content": (message["content"] or "").strip()})
-            else:
-                yield plain(f"{message['content']}\n\n{tools if i == 0 else ''}".strip())
-                yield control(self.end)
-        if request.prompt and not (messages and messages[-1].get("prefix")):
-            yield from self.begin("assistant")
+        yield from super().parts([m | {"content": (m.get("content") or "").strip()} for m in messages], request)
 
     def begin(self, role: str) -> Iterator[Part]:
         yield control(HEADER)
-        yield plain(role)
+        yield plain({"tool": "ipython"}.get(role, role))
         yield control(HEADER_END)
         yield plain("\n\n")
 
@@ -118,18 +118,3 @@ def _tools(request: Request) -> str:
     shown = "\n".join(to_json(tool) for tool in request.tools)
     form = f'{CALL}\n{{"name": ..., "arguments": {{...}}}}\n{CALL_END}'
     return f"# Tools\n\n<tools>\n{shown}\n</tools>\n\nTo call one, reply with:\n{form}"
-
-
-def spoken(message: dict[str, Any]) -> Iterator[Part]:
-    """Thoughts, content and calls, without the end of the turn."""
-    if message.get("reasoning_content"):
-        yield control(THINK, own=True)
-        yield plain(message["reasoning_content"], own=True)
-        yield control(THOUGHT, own=True)
-    yield plain(message.get("content"), own=True)
-    for i, function in enumerate(calls_of(message)):
-        arguments = arguments_text(function, (CALL, CALL_END))
-        yield plain("\n" if i or message.get("content") else "", own=True)
-        yield control(CALL, own=True)
-        yield plain(f'\n{{"name": {to_json(function["name"])}, "arguments": {arguments}}}\n', own=True)
-        yield control(CALL_END, own=True)

@@ -4,8 +4,6 @@ Generations share a model_type: V3, R1 and V3.1 are all deepseek_v3. What a temp
 writes, on short conversations; where they differ the template is used as it is (jinja.py), and only replies are read our way.
 """
 
-from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING
 
 from fourfold.errors import DataError
@@ -35,30 +33,49 @@ BY_TOKENS: list[tuple[set[str], type[ChatFormat]]] = [
     ({"<|eot_id|>"}, Llama3),
     ({BOS}, V1),
 ]
+# What a template contains, the more particular first: DSML tags, fenced calls (V3, R1), calls without (V3.1), turns.
+TELLS: list[tuple[tuple[str, ...], type[ChatFormat]]] = [
+    ((DSML, "tool_calls>"), V4),
+    ((DSML,), V32),
+    ((USER, ASSISTANT, CALL, "```json", THOUGHT), R1),
+    ((USER, ASSISTANT, CALL, "```json"), V3),
+    ((USER, ASSISTANT, SEPARATOR), V31),
+    ((USER, ASSISTANT, THOUGHT), R1),
+    ((USER, ASSISTANT), V25),
+    (("<|im_start|>",), ChatML),
+    (("<|start_header_id|>", "<|eot_id|>"), Llama3),
+    (("User: ", "Assistant:"), V2),
+]
 PROBES = [
     [("user", "2 < 3?")],
     [("system", "Be brief."), ("user", "Hello"), ("assistant", "Hi."), ("user", "Why?")],
 ]
+TOOLS = [{"type": "function", "function": {"name": "f", "description": "", "parameters": {"type": "object", "properties": {}}}}]
 
 
 def choose(tokenizer: "Tokenizer", name: str | None = None) -> ChatFormat:
     """The format of that name, or the one that fits the folder the tokenizer came from.
 
-    Raises DataError for an unknown name, and when nothing in the folder tells.
+    Raises DataError for an unknown name, when nothing in the folder tells, and when the vocabulary is not of that generation.
     """
+    if name is not None and name not in FORMATS:
+        raise DataError(f"chat format: {name} is unknown; choose one of {', '.join(FORMATS)}")
+    chat = find(tokenizer) if name is None else FORMATS[name].of(tokenizer.settings)
+    chat.check_vocabulary(tokenizer)
+    return chat
+
+
+def find(tokenizer: "Tokenizer") -> ChatFormat:
+    """The format that fits the folder; its template itself where it writes something else."""
     settings = tokenizer.settings
-    if name is not None:
-        if name not in FORMATS:
-            raise DataError(f"chat format: {name} is unknown; choose one of {', '.join(FORMATS)}")
-        return FORMATS[name].of(settings)
     kind = recognise(settings, tokenizer.controls)
     found = kind.of(settings) if kind else None
-    if settings.template is None or kind is Own:
-        if found is None:
-            known = ", ".join(FORMATS)
-            raise DataError(f"chat format: no chat template here, and nothing else tells; name one (--chat-format): {known}")
+    if found and (kind is Own or settings.template is None or writes_as(found, settings, tokenizer)):
         return found
-    return found if found and writes_as(found, settings, tokenizer) else _template(settings, tokenizer, found)
+    if settings.template is None:
+        known = ", ".join(FORMATS)
+        raise DataError(f"chat format: no chat template here, and nothing else tells; name one (--chat-format): {known}")
+    return _template(settings, tokenizer, found)
 
 
 def recognise(settings: TextSettings, controls: frozenset[str]) -> type[ChatFormat] | None:
@@ -71,44 +88,26 @@ def recognise(settings: TextSettings, controls: frozenset[str]) -> type[ChatForm
         return BY_TYPE.get(settings.model_type or "") or next(by_tokens, None)
     if settings.model_type == "deepseek_v4":
         return V4
-    kind = next((kind for fits, kind in TELLS if fits(template)), None)
+    kind = next((kind for pieces, kind in TELLS if all(piece in template for piece in pieces)), None)
     return V25 if kind is V3 and settings.model_type == "deepseek_v2" else kind
 
 
-def _has(*pieces: str) -> Callable[[str], bool]:
-    return partial(_all_in, pieces)
-
-
-def _all_in(pieces: tuple[str, ...], template: str) -> bool:
-    return all(piece in template for piece in pieces)
-
-
-# What a template contains, the more particular first: DSML tags, fenced calls (V3, R1), calls without (V3.1), turns.
-TELLS: list[tuple[Callable[[str], bool], type[ChatFormat]]] = [
-    (_has(DSML, "tool_calls>"), V4),
-    (_has(DSML), V32),
-    (_has(USER, ASSISTANT, CALL, "```json", THOUGHT), R1),
-    (_has(USER, ASSISTANT, CALL, "```json"), V3),
-    (_has(USER, ASSISTANT, SEPARATOR), V31),
-    (_has(USER, ASSISTANT, THOUGHT), R1),
-    (_has(USER, ASSISTANT), V25),
-    (_has("<|im_start|>"), ChatML),
-    (_has("<|start_header_id|>", "<|eot_id|>"), Llama3),
-    (_has("User: ", "Assistant:"), V2),
-]
-
-
 def writes_as(chat: ChatFormat, settings: TextSettings, tokenizer: "Tokenizer") -> bool:
-    """Whether the folder's template writes short conversations as `chat` does. True where it cannot be rendered here."""
+    """Whether the folder's template writes short conversations as `chat` does. True where it cannot be rendered here.
+
+    Tools count where the template lists them; of those that do not (V3's), the models were told in another way.
+    """
     try:
         theirs = _template(settings, tokenizer, chat)
     except DataError:
         return True
     for probe in PROBES:
         messages = [{"role": role, "content": content} for role, content in probe]
-        for thinking in (False, True):
+        for options in ({}, {"thinking": True}, {"tools": TOOLS}):
             try:
-                if chat.text(messages, thinking=thinking) != theirs.text(messages, thinking=thinking):
+                text = theirs.text(messages, **options)
+                listed = "tools" not in options or text != theirs.text(messages)
+                if listed and text != chat.text(messages, **options):
                     return False
             except DataError:  # a template that takes no system message says nothing about the rest
                 continue
@@ -117,5 +116,4 @@ def writes_as(chat: ChatFormat, settings: TextSettings, tokenizer: "Tokenizer") 
 
 def _template(settings: TextSettings, tokenizer: "Tokenizer", like: ChatFormat | None) -> Jinja:
     assert settings.template is not None
-    like = R1(opening="") if isinstance(like, R1) else like  # the template itself says whether it opens thoughts
     return Jinja(settings.template, tokenizer.controls, settings.bos, settings.eos, like)

@@ -1,9 +1,9 @@
 """The protocol that every chat format shares: messages to prompt parts, and the text of a reply back to a message.
 
     chat = choose(tokenizer)                                # or FORMATS["v4"]()
-    ids = chat.encode(tokenizer, messages, tools=tools, thinking=True)
-    parser = chat.parser(thinking=True)                     # one for each reply
-    events = parser.feed(text) ... + parser.finish()
+    ids, opened = chat.prompt(tokenizer, messages, tools=tools, thinking=True)
+    for piece, events in chat.read(generate(model, ids, sampling, tokenizer), tokenizer, opened):
+        ...
 
 A prompt is a list of parts, control tokens and texts. Control tokens go in by id, and what people, tools or the model said is
 encoded as ordinary text, whatever it spells, so that nobody can type a control token. `parse` undoes `reply`, as far as the
@@ -18,12 +18,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fourfold.errors import DataError
-from fourfold.text.chat import ROLES, Part, check
-from fourfold.text.chats.events import Message, collect
+from fourfold.text import chat
+from fourfold.text.chat import ROLES, Part
+from fourfold.text.chats.events import Event, Message, collect
 from fourfold.text.chats.parser import Parser, Steps
+from fourfold.text.chats.tokens import THINK
 from fourfold.text.settings import TextSettings
 
 if TYPE_CHECKING:
+    from fourfold.engine.generate import Piece
     from fourfold.text.tokenizer import Tokenizer
 
 # What people may ask for, and what it means to a model that knows none, high and max (as the public API maps them).
@@ -32,7 +35,7 @@ EFFORTS = {None: None, "none": "none", "low": "high", "medium": "high", "high": 
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of a prompt, checked; thinking is off where effort is none."""
+    """What is asked of a prompt, checked. Thinking is off where effort is none, `prompt` where a last message is continued."""
 
     tools: tuple[dict[str, Any], ...] = ()
     thinking: bool = False
@@ -52,6 +55,7 @@ class ChatFormat(ABC):
     end: str  # ends a turn of the assistant
     required: tuple[str, ...] = ()  # control tokens without which a vocabulary is not this generation's
     marks: tuple[str, ...] = ()  # control tokens that a reply may hold
+    think = THINK  # opens thoughts
     roles: tuple[str, ...] = ROLES
     has_tools = True
 
@@ -73,17 +77,22 @@ class ChatFormat(ABC):
         """A chat as parts; with `add_generation_prompt` it ends where the assistant begins.
 
         Messages and tools are in OpenAI's form. A last assistant message with `prefix` true is left open, to be continued.
-        Raises DataError naming the message or option that is wrong.
+        Effort, response format and thinking do nothing in a generation that has no words for them. Raises DataError naming the
+        message or option that is wrong.
         """
-        check(messages, self.roles)
+        chat.check(messages, self.roles)
+        if not messages:
+            raise DataError("messages: empty; give at least one")
         if not self.has_tools and (tools or any(message.get("tool_calls") for message in messages)):
             raise DataError(f"tools: chat format {self.name} has no tool calls; leave them out")
-        if reasoning_effort not in EFFORTS:
+        if not isinstance(reasoning_effort, str | None) or reasoning_effort not in EFFORTS:
             raise DataError(f"reasoning_effort: {reasoning_effort} is none of {', '.join(e for e in EFFORTS if e)}")
         effort = EFFORTS[reasoning_effort]
         thinking = thinking and effort != "none"
         check_tools(tools)
-        request = Request(tuple(tools or ()), thinking, effort, response_format, add_generation_prompt)
+        wanted = None if response_format == {"type": "text"} else response_format
+        prompt = add_generation_prompt and not chat.left_open(messages)
+        request = Request(tuple(tools or ()), thinking, effort, wanted, prompt)
         return [part for part in self.parts(messages, request) if part.text]
 
     def text(self, messages: list[dict[str, Any]], **options: Any) -> str:
@@ -92,64 +101,55 @@ class ChatFormat(ABC):
 
     def encode(self, tokenizer: "Tokenizer", messages: list[dict[str, Any]], **options: Any) -> list[int]:
         """`render` as token ids. Raises DataError when the vocabulary is not of this generation."""
-        return encode(self, self.render(messages, **options), tokenizer)[0]
+        return self.prompt(tokenizer, messages, **options)[0]
 
-    def parser(self, thinking: bool = False) -> Parser:
-        """Reads one reply to a prompt rendered with this `thinking`."""
-        return Parser(lambda p: self.grammar(p, thinking))
+    def prompt(self, tokenizer: "Tokenizer", messages: list[dict[str, Any]], **options: Any) -> tuple[list[int], bool]:
+        """`encode`, and whether the prompt ends in open thoughts: not every one does that was asked to."""
+        self.check_vocabulary(tokenizer)
+        parts = self.render(messages, **options)
+        return chat.encode(parts, tokenizer)[0], self.opened(parts)
 
-    def parse(self, text: str, thinking: bool = False) -> Message:
+    def check_vocabulary(self, tokenizer: "Tokenizer") -> None:
+        """Raise DataError when a token is missing without which a vocabulary is not of this generation."""
+        if missing := [token for token in self.required if token not in tokenizer.controls]:
+            said = f"chat format {self.name}: the tokenizer has no {missing[0]}"
+            raise DataError(f"{said}; name another with --chat-format")
+
+    def opened(self, prompt: list[Part]) -> bool:
+        """Whether a rendered prompt ends in open thoughts."""
+        return next((part.text for part in reversed(prompt) if part.control), "") == self.think
+
+    def parser(self, opened: bool = False) -> Parser:
+        """Reads one reply; `opened` says whether its prompt ended in open thoughts."""
+        return Parser(lambda p: self.grammar(p, opened))
+
+    def parse(self, text: str, opened: bool = False) -> Message:
         """A whole reply as a message; the mark that ends a turn may be there or not."""
-        parser = self.parser(thinking)
+        parser = self.parser(opened)
         return collect(parser.feed(text.removesuffix(self.end)) + parser.finish())
 
-    def heard(self, tokens: Iterable[int], text: str, tokenizer: "Tokenizer") -> str:
-        """What a parser is fed for a step of generation: its text, and the control tokens that decoding leaves out of it."""
-        known = {tokenizer.special(mark): mark for mark in self.marks if mark in tokenizer.controls}
-        return "".join(known[token] for token in tokens if token in known and token in tokenizer.special_ids) + text
+    def read(
+        self, pieces: "Iterable[Piece]", tokenizer: "Tokenizer", opened: bool = False
+    ) -> Iterator[tuple["Piece", list[Event]]]:
+        """A reply while it is generated: each step with its events."""
+        parser, ids = self.parser(opened), {mark: tokenizer.special(mark) for mark in self.marks if mark in tokenizer.controls}
+        hidden = {id: mark for mark, id in ids.items() if id in tokenizer.special_ids}  # what decoding leaves out of the text
+        for piece in pieces:
+            # Such a token adds no text of its own: what comes with it was held back, and said before it.
+            events = parser.feed(piece.text + "".join(hidden.get(token, "") for token in piece.tokens))
+            yield piece, events + (parser.finish() if piece.finish_reason else [])
 
     @abstractmethod
     def parts(self, messages: list[dict[str, Any]], request: Request) -> Iterator[Part]:
         """The chat in order; messages and request are checked."""
 
     @abstractmethod
-    def reply(self, message: dict[str, Any], thinking: bool = False) -> Iterator[Part]:
-        """A whole reply as the model says it, thoughts included, from the end of the prompt to the end of the turn."""
+    def reply(self, message: dict[str, Any], opened: bool = False) -> Iterator[Part]:
+        """A whole reply as the model says it, from the end of the prompt (in open thoughts, or not) to the end of the turn."""
 
     @abstractmethod
-    def grammar(self, p: Parser, thinking: bool) -> Steps[None]:
+    def grammar(self, p: Parser, opened: bool) -> Steps[None]:
         """How a reply is read."""
-
-
-def encode(chat: ChatFormat, parts: Iterable[Part], tokenizer: "Tokenizer") -> tuple[list[int], list[bool]]:
-    """Ids, and for each whether the assistant says it. A control token that the vocabulary lacks is written out as text."""
-    if missing := [token for token in chat.required if token not in tokenizer.controls]:
-        said = f"chat format {chat.name}: the tokenizer has no {missing[0]}"
-        raise DataError(f"{said}; name another with --chat-format")
-    ids: list[int] = []
-    mask: list[bool] = []
-    for part in merged(parts, tokenizer.controls):
-        piece = [tokenizer.special(part.text)] if part.control else tokenizer.encode(part.text)
-        ids += piece
-        mask += [part.own] * len(piece)
-    return ids, mask
-
-
-def merged(parts: Iterable[Part], controls: Iterable[str]) -> Iterator[Part]:
-    """Neighbouring texts as one, so that they are encoded as one; controls that are none here are text."""
-    held = Part("", False, False)
-    for part in parts:
-        part = part._replace(control=part.control and part.text in controls)
-        if not part.control and part.own == held.own:
-            held = held._replace(text=held.text + part.text)
-            continue
-        if held.text:
-            yield held
-        held = Part("", False, part.own) if part.control else part
-        if part.control:
-            yield part
-    if held.text:
-        yield held
 
 
 def control(token: str, own: bool = False) -> Part:
@@ -198,11 +198,6 @@ def arguments_object(function: dict[str, Any]) -> dict[str, Any]:
 def calls_of(message: dict[str, Any]) -> list[dict[str, Any]]:
     """The functions that a message calls."""
     return [call["function"] for call in message.get("tool_calls") or []]
-
-
-def last_user(messages: list[dict[str, Any]], roles: tuple[str, ...] = ("user",)) -> int:
-    """The place of the last message from one of `roles`, or -1."""
-    return max((i for i, message in enumerate(messages) if message["role"] in roles), default=-1)
 
 
 def check_tools(tools: list[dict[str, Any]] | None) -> None:

@@ -40,19 +40,26 @@ def _block(p: Parser, opening: str, begin: str, close: str, call: Call) -> Steps
 
 
 def json_call(p: Parser, begin: str, end: str) -> Steps[None]:
-    """A call as one JSON object, {"name": ..., "arguments": ...}, between its tags; the arguments go out as they come."""
-    header, mark = yield from p.gather(', "arguments": ', ',"arguments":', end)
+    """A call as one JSON object, {"name": ..., "arguments": ...}, between its tags; the arguments go out as they come.
+
+    What is no call is known as such by the end of the line that its name should stand in.
+    """
+    if (yield from p.expect("{")) is None:
+        return p.say(begin)
+    read = f"{begin}{p.space}{{"
+    header, mark = yield from p.gather('"arguments":', "\n", end)
     name = _name(header)
-    if name is None or mark is None or mark == end:
-        return p.say(begin + header + (mark or ""))
+    if name is None or mark != '"arguments":':
+        return p.say(read + header + (mark or ""))
     p.call(name)
-    mark = yield from p.until("}" + end, "}\n" + end, end, to=p.argue)
+    yield from p.skip(" ")
+    mark = yield from p.until(*(f"}}{space}{end}" for space in ("", " ", "\n", "\n\n", "\r\n")), end, to=p.argue)
     p.end_call(mark is not None)
 
 
 def _name(header: str) -> str | None:
     try:
-        name = json.loads(header + "}").get("name")
-    except (ValueError, AttributeError, RecursionError):
+        name = json.loads(f"{{{header.rstrip().removesuffix(',')}}}").get("name")
+    except (ValueError, RecursionError):
         return None
     return name if isinstance(name, str) else None

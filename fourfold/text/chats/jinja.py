@@ -5,16 +5,16 @@ in it, so that the template's own tokens can be told from typed ones afterwards.
 """
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from fourfold.errors import DataError
-from fourfold.text.chat import Part
+from fourfold.text.chat import Part, left_open
 from fourfold.text.chats.chatml import ChatML
-from fourfold.text.chats.format import ChatFormat, Request, control, marked, plain
+from fourfold.text.chats.format import ChatFormat, Request, arguments_object, calls_of, control, marked
 from fourfold.text.chats.grammar import thoughts
 from fourfold.text.chats.parser import Parser, Steps
-from fourfold.text.chats.tokens import THINK
 
 
 class Jinja(ChatFormat):
@@ -37,37 +37,35 @@ class Jinja(ChatFormat):
         self.like = like or ChatML()
         self.marks = self.like.marks
         self.template = _compile(template)
+        self.objects = bool(re.search(r"arguments\s*\|\s*tojson", template))  # wants arguments as such, not as JSON text
 
     def parts(self, messages: list[dict[str, Any]], request: Request) -> Iterator[Part]:
-        import jinja2
-
         hidden = _unused(messages, request.tools)
-        safe = _hide([messages, list(request.tools)], self.controls, hidden)
+        given = [_with_objects(message) for message in messages] if self.objects else messages
+        safe = _hide([given, list(request.tools)], self.controls, hidden)
         thinks = {"thinking": request.thinking, "enable_thinking": request.thinking, "reasoning_effort": request.effort}
-        given = {"messages": safe[0], "tools": safe[1] or None, "add_generation_prompt": request.prompt}
+        chat = {"messages": safe[0], "tools": safe[1] or None, "add_generation_prompt": request.prompt}
         try:
-            text = self.template.render(**given, **thinks, **self.words)
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+            text = self.template.render(**chat, **thinks, **self.words)
+        except Exception as error:  # a template is a program, and may fail in any way
             reason = " ".join(str(error).split()) or type(error).__name__
             raise DataError(f"chat_template: cannot write this chat ({reason}); change it, or name a --chat-format") from None
+        if left_open(messages) and (said := (safe[0][-1]["content"] or "").strip()):
+            text = text[: text.rfind(said) + len(said)]  # templates close every turn
         for part in marked(text, self.controls):
             yield part._replace(text=part.text.replace(hidden, ""))
 
-    def reply(self, message: dict[str, Any], thinking: bool = False) -> Iterator[Part]:
-        yield from (part for part in self.like.reply(message, thinking) if part.text != self.like.end)
+    def reply(self, message: dict[str, Any], opened: bool = False) -> Iterator[Part]:
+        yield from (part for part in self.like.reply(message, opened) if part.text != self.like.end)
         if not message.get("prefix"):
-            yield control(self.end, own=True) if self.end else plain("")
+            yield control(self.end, own=True)
 
-    def grammar(self, p: Parser, thinking: bool) -> Steps[None]:
-        yield from thoughts(p, opened=self._opens(thinking))
+    def opened(self, prompt: list[Part]) -> bool:
+        return "".join(part.text for part in prompt[-2:]).rstrip().endswith(self.think)
+
+    def grammar(self, p: Parser, opened: bool) -> Steps[None]:
+        yield from thoughts(p, opened)
         yield from self.like.grammar(p, False)
-
-    def _opens(self, thinking: bool) -> bool:
-        """Whether the template's prompts end where thoughts have begun."""
-        try:
-            return self.text([{"role": "user", "content": "?"}], thinking=thinking).rstrip().endswith(THINK)
-        except DataError:
-            return False
 
 
 def _compile(template: str) -> Any:
@@ -101,6 +99,13 @@ def _now(form: str) -> str:
     return datetime.datetime.now().strftime(form)
 
 
+def _with_objects(message: dict[str, Any]) -> dict[str, Any]:
+    """The message, its calls with their arguments as objects."""
+    functions = [function | {"arguments": arguments_object(function)} for function in calls_of(message)]
+    calls = [call | {"function": function} for call, function in zip(message.get("tool_calls") or [], functions, strict=True)]
+    return message | {"tool_calls": calls} if calls else message
+
+
 def _unused(*values: Any) -> str:
     """A character for private use that no text in the values has."""
     text = json.dumps(values, ensure_ascii=False, default=str)
@@ -108,9 +113,9 @@ def _unused(*values: Any) -> str:
 
 
 def _hide(value: Any, controls: Iterable[str], hidden: str) -> Any:
-    """The same value with `hidden` after the first character of every control token in its texts."""
+    """The same value with `hidden` after the first character of every control token in its texts and keys."""
     if isinstance(value, dict):
-        return {key: _hide(item, controls, hidden) for key, item in value.items()}
+        return {_hide(key, controls, hidden): _hide(item, controls, hidden) for key, item in value.items()}
     if isinstance(value, list):
         return [_hide(item, controls, hidden) for item in value]
     if isinstance(value, str):

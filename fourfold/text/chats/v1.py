@@ -29,21 +29,17 @@ class V1(ChatFormat):
             else:
                 name = "User: " if message["role"] == "user" else ""
                 yield plain(f"{name}{message['content']}\n\n")
-        if request.prompt and not _open(messages):
+        if request.prompt:
             yield plain("Assistant:")
 
-    def reply(self, message: dict[str, Any], thinking: bool = False) -> Iterator[Part]:
+    def reply(self, message: dict[str, Any], opened: bool = False) -> Iterator[Part]:
         yield plain(f" {message['content']}", own=True)
         if not message.get("prefix"):
             yield control(EOS, own=True)
 
-    def grammar(self, p: Parser, thinking: bool) -> Steps[None]:
+    def grammar(self, p: Parser, opened: bool) -> Steps[None]:
         yield from p.skip(" ")  # the prompt ends with "Assistant:"
         yield from p.until(to=p.say)
-
-
-def _open(messages: list[dict[str, Any]]) -> bool:
-    return bool(messages) and bool(messages[-1].get("prefix"))
 
 
 class V2(V1):

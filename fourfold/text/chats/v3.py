@@ -44,6 +44,7 @@ class V3(ChatFormat):
     name, end, required = "v3", EOS, (BOS, EOS, USER, ASSISTANT)
     marks = CALL_MARKS
     opening = ""  # what the prompt puts into the assistant's mouth
+    between = "\n"  # parts calls
 
     def parts(self, messages: list[dict[str, Any]], request: Request) -> Iterator[Part]:
         yield control(BOS)
@@ -64,12 +65,9 @@ class V3(ChatFormat):
                     yield control(ASSISTANT)
                 yield from self.said(message)
             before = role if role != "system" else before
-        yield from self._prompt(messages, before, request)
-
-    def _prompt(self, messages: list[dict[str, Any]], before: str | None, request: Request) -> Iterator[Part]:
         if before == "tool":
             yield control(OUTPUTS_END)  # and the answer follows at once
-        elif request.prompt and not (messages and messages[-1].get("prefix")):
+        elif request.prompt:
             yield control(ASSISTANT)
             if self.opening:
                 yield control(THINK)
@@ -87,7 +85,7 @@ class V3(ChatFormat):
         yield plain(message.get("content"), own=True)
         functions = calls_of(message)
         for i, function in enumerate(functions):
-            yield plain("\n", own=True) if i else control(CALLS, own=True)
+            yield plain(self.between, own=True) if i else control(CALLS, own=True)
             yield from self.call(function)
         if functions:
             yield control(CALLS_END, own=True)
@@ -101,14 +99,14 @@ class V3(ChatFormat):
         yield plain(f"{function['name']}{FENCE}{arguments_text(function, CALL_MARKS)}{FENCE_END}", own=True)
         yield control(CALL_END, own=True)
 
-    def reply(self, message: dict[str, Any], thinking: bool = False) -> Iterator[Part]:
+    def reply(self, message: dict[str, Any], opened: bool = False) -> Iterator[Part]:
         yield from self.said(message)
 
-    def grammar(self, p: Parser, thinking: bool) -> Steps[None]:
+    def grammar(self, p: Parser, opened: bool) -> Steps[None]:
         yield from answer(p, (CALLS,), CALL, CALLS_END, self.read_call)
 
     def read_call(self, p: Parser, begin: str) -> Steps[str | None]:
-        kind, mark = yield from p.gather(SEPARATOR, CALL_END)
+        kind, mark = yield from p.gather(SEPARATOR, CALL_END, "\n")
         if mark != SEPARATOR:
             return begin + kind + (mark or "")
         name, mark = yield from p.gather(FENCE, "\n", CALL_END)
@@ -144,16 +142,16 @@ class R1(V3):
         opened = (text for text in (f"{THINK}\n", THINK) if ASSISTANT + text in template)
         return cls(next(opened, "") if template else f"{THINK}\n")
 
-    def reply(self, message: dict[str, Any], thinking: bool = True) -> Iterator[Part]:
-        if not self.opening:
+    def reply(self, message: dict[str, Any], opened: bool = True) -> Iterator[Part]:
+        if not opened:
             yield control(THINK, own=True)
         yield plain(message.get("reasoning_content"), own=True)
         yield control(THOUGHT, own=True)
         yield from self.said(message)
 
-    def grammar(self, p: Parser, thinking: bool) -> Steps[None]:
-        yield from thoughts(p, opened=bool(self.opening))
-        yield from super().grammar(p, thinking)
+    def grammar(self, p: Parser, opened: bool) -> Steps[None]:
+        yield from thoughts(p, opened)
+        yield from super().grammar(p, opened)
 
 
 def system_text(messages: list[dict[str, Any]], tools: str = "") -> str:

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from fourfold.text.chat import Part
-from fourfold.text.chats.format import ChatFormat, Request, arguments_text, calls_of, control, marked, plain, to_json
-from fourfold.text.chats.grammar import answer
+from fourfold.text.chats.format import Request, arguments_text, control, marked, plain, to_json
+from fourfold.text.chats.grammar import thoughts
 from fourfold.text.chats.parser import Parser, Steps
 from fourfold.text.chats.tokens import (
     ASSISTANT,
@@ -31,7 +31,7 @@ from fourfold.text.chats.tokens import (
     THOUGHT,
     USER,
 )
-from fourfold.text.chats.v3 import system_text, wrapped
+from fourfold.text.chats.v3 import V3, system_text, wrapped
 
 RULES = (
     f"IMPORTANT: ALWAYS adhere to this exact format for tool use:\n{CALLS}{CALL}tool_call_name{SEPARATOR}tool_call_arguments"
@@ -42,9 +42,10 @@ RULES = (
 )
 
 
-class V31(ChatFormat):
-    name, end, required = "v3.1", EOS, (BOS, EOS, USER, ASSISTANT, THINK, THOUGHT)
+class V31(V3):
+    name, required = "v3.1", (BOS, EOS, USER, ASSISTANT, THINK, THOUGHT)
     marks = (THINK, THOUGHT, *CALL_MARKS)
+    between = ""
 
     def parts(self, messages: list[dict[str, Any]], request: Request) -> Iterator[Part]:
         yield control(BOS)
@@ -70,40 +71,29 @@ class V31(ChatFormat):
     def _tools(self, request: Request, after_text: bool) -> Iterator[Part]:
         yield plain(("\n\n" if after_text else "") + "## Tools\nYou have access to the following tools:\n\n")
         for function in request.functions:
-            described = f"### {function['name']}\nDescription: {function.get('description', '')}\n\n"
+            described = f"### {function['name']}\nDescription: {function.get('description') or ''}\n\n"
             yield plain(f"{described}Parameters: {to_json(function.get('parameters', {}))}\n\n")
         yield from marked(RULES, CALL_MARKS)
 
-    def said(self, message: dict[str, Any]) -> Iterator[Part]:
-        """A turn of the assistant, without thoughts."""
-        yield plain(message.get("content"), own=True)
-        functions = calls_of(message)
-        if functions:
-            yield control(CALLS, own=True)
-        for function in functions:
-            yield control(CALL, own=True)
-            yield plain(function["name"], own=True)
-            yield control(SEPARATOR, own=True)
-            yield plain(arguments_text(function, CALL_MARKS), own=True)
-            yield control(CALL_END, own=True)
-        if functions:
-            yield control(CALLS_END, own=True)
-        if not message.get("prefix"):
-            yield control(EOS, own=True)
+    def call(self, function: dict[str, Any]) -> Iterator[Part]:
+        yield control(CALL, own=True)
+        yield plain(function["name"], own=True)
+        yield control(SEPARATOR, own=True)
+        yield plain(arguments_text(function, CALL_MARKS), own=True)
+        yield control(CALL_END, own=True)
 
-    def reply(self, message: dict[str, Any], thinking: bool = False) -> Iterator[Part]:
-        if thinking:
+    def reply(self, message: dict[str, Any], opened: bool = False) -> Iterator[Part]:
+        if opened:
             yield plain(message.get("reasoning_content"), own=True)
             yield control(THOUGHT, own=True)
         yield from self.said(message)
 
-    def grammar(self, p: Parser, thinking: bool) -> Steps[None]:
-        if thinking:
-            yield from p.until(THOUGHT, to=p.think)
-        yield from answer(p, (CALLS,), CALL, CALLS_END, self.read_call)
+    def grammar(self, p: Parser, opened: bool) -> Steps[None]:
+        yield from thoughts(p, opened)
+        yield from super().grammar(p, opened)
 
     def read_call(self, p: Parser, begin: str) -> Steps[str | None]:
-        name, mark = yield from p.gather(SEPARATOR, CALL_END)
+        name, mark = yield from p.gather(SEPARATOR, CALL_END, "\n")
         if mark != SEPARATOR:
             return begin + name + (mark or "")
         p.call(name)

@@ -10,9 +10,10 @@ Jinja template. Where thoughts are missing after the last user, that encoder ref
 from collections.abc import Iterator
 from typing import Any
 
-from fourfold.text.chat import Part
+from fourfold.text.chat import Part, last_user
 from fourfold.text.chats.dsml import Dsml, published_tools, response_format
-from fourfold.text.chats.format import ChatFormat, Request, calls_of, control, last_user, plain
+from fourfold.text.chats.format import ChatFormat, Request, calls_of, control, plain
+from fourfold.text.chats.grammar import thoughts
 from fourfold.text.chats.parser import Parser, Steps
 from fourfold.text.chats.tokens import ASSISTANT, BOS, DSML, EOS, THINK, THOUGHT, USER
 from fourfold.text.settings import TextSettings
@@ -95,10 +96,9 @@ class V32(ChatFormat):
         if not message.get("prefix"):
             yield control(EOS, own=True)
 
-    def reply(self, message: dict[str, Any], thinking: bool = False) -> Iterator[Part]:
-        yield from self.said(message, thinking)
+    def reply(self, message: dict[str, Any], opened: bool = False) -> Iterator[Part]:
+        yield from self.said(message, opened)
 
-    def grammar(self, p: Parser, thinking: bool) -> Steps[None]:
-        if thinking:
-            yield from p.until(THOUGHT, to=p.think)
+    def grammar(self, p: Parser, opened: bool) -> Steps[None]:
+        yield from thoughts(p, opened)
         yield from self.dsml.answer(p)

@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from fourfold.errors import DataError
-from fourfold.text.chat import Part
+from fourfold.text.chat import Part, last_user
 from fourfold.text.chats.dsml import Dsml, published_tools
-from fourfold.text.chats.format import Request, calls_of, control, last_user, marked, plain
+from fourfold.text.chats.format import Request, calls_of, control, marked, plain
 from fourfold.text.chats.tokens import ASSISTANT, BOS, DSML, REMINDER, THINK, THOUGHT, USER
 from fourfold.text.chats.v32 import ASKING, V32
 from fourfold.text.settings import TextSettings
@@ -73,7 +73,7 @@ class V4(V32):
         task = turn.get("task")
         if task not in (None, "action"):
             yield control(f"<｜{task}｜>")
-        elif turn["role"] in ASKING or (final and not turn.get("prefix")):
+        elif turn["role"] in ASKING or final:
             yield control(ASSISTANT)
             yield control(THINK if thinking else THOUGHT)
             if task:
