@@ -95,6 +95,7 @@ class ModelConfig(Part):
         heads, rope = attention.num_attention_heads, attention.rope_dim
         require(attention.key_value_heads == 1, "num_key_value_heads", "must be 1 with compress_ratios: heads share one vector")
         require(not attention.attention_bias, "attention_bias", "does not go with compress_ratios; leave it out")
+        require(attention.interleaved, "rope_interleave", "is False, but with compress_ratios channels turn in pairs; leave it out")
         require(rope <= attention.head_dim, "qk_rope_head_dim", f"is {rope}, more than head_dim ({attention.head_dim})")
         groups, ratios = compression.o_groups, compression.compress_ratios
         require(heads % groups == 0, "o_groups", f"is {groups}, which must divide num_attention_heads ({heads})")
@@ -104,6 +105,8 @@ class ModelConfig(Part):
             require(self.selection, "index_topk", f"is needed: layers of compress ratio {compression.csa_ratio} choose blocks")
             width = self.selection.index_head_dim
             require(rope <= width, "index_head_dim", f"is {width}, less than qk_rope_head_dim ({rope})")
+            own = self.selection.index_rope_head_dim
+            require(own is None, "index_rope_head_dim", "does not go with compress_ratios, whose indexer turns qk_rope_head_dim")
 
     def _check_memory(self, memory: MemoryConfig) -> None:
         outside = [layer for layer in memory.engram_layers if not 0 <= layer < self.num_hidden_layers]

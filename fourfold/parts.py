@@ -60,7 +60,7 @@ class AttentionConfig(Part):
     qk_nope_head_dim: PositiveInt | None = None
     qk_rope_head_dim: PositiveInt | None = None
     v_head_dim: PositiveInt | None = None
-    rope_theta: PositiveFloat = 10000.0
+    rope_theta: float = Field(10000.0, gt=1)
     rope_interleave: bool | None = None
     rope_scaling: RopeScaling | None = None
     attention_bias: bool = False
@@ -126,7 +126,7 @@ class CompressionConfig(Part):
     sliding_window: PositiveInt
     o_groups: PositiveInt
     o_lora_rank: PositiveInt
-    compress_rope_theta: PositiveFloat = 160000.0
+    compress_rope_theta: float = Field(160000.0, gt=1)
     csa_ratio: PositiveInt = 4
 
 

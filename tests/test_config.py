@@ -102,6 +102,9 @@ IMPOSSIBLE = [  # the config, what is changed in its flat form, and what the mes
     (compressed, {"qk_rope_head_dim": None}, "qk_rope_head_dim is needed with compress_ratios"),
     (compressed, {"qk_rope_head_dim": 16}, "qk_rope_head_dim is 16, more than head_dim (14)"),
     (compressed, {"index_head_dim": 4}, "index_head_dim is 4, less than qk_rope_head_dim (6)"),
+    (compressed, {"rope_interleave": False}, "rope_interleave is False, but with compress_ratios"),
+    (compressed, {"index_rope_head_dim": 4}, "index_rope_head_dim does not go with compress_ratios"),
+    (compressed, {"compress_rope_theta": 1}, "compress_rope_theta is 1: input should be greater than 1"),
     (compressed, {"attention_bias": True}, "attention_bias does not go with compress_ratios"),
 ]
 REQUIRED = ["vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size", "max_position_embeddings"]

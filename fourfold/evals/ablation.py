@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -49,7 +50,7 @@ def fresh_indexers(model: Transformer, seed: int = 1) -> list[nn.Module]:
     return [attention.indexer for attention in choosing(fresh)]
 
 
-def choosing(model: Transformer) -> list[nn.Module]:
+def choosing(model: Transformer) -> list[Any]:
     """The attentions that have an indexer, from the first layer on."""
     return [layer.attention for layer in model.layers if layer.attention.indexer is not None]
 

@@ -4,12 +4,14 @@ Our parts carry the published names, so that most fields pass through unchanged 
 """
 
 from collections.abc import Collection
-from typing import Any
+from typing import Any, TypeVar
 
 from fourfold.config import PARTS, ModelConfig, Part
 from fourfold.errors import ConfigError
 
 Published = dict[str, Any]  # the contents of a config.json
+T = TypeVar("T", int, list, dict)
+KINDS = {int: "a whole number", list: "a list", dict: "an object"}
 
 SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size", "max_position_embeddings")
 HABITS = ("rms_norm_eps", "initializer_range", "tie_word_embeddings")
@@ -30,6 +32,22 @@ def need(published: Published, *names: str) -> dict[str, int]:
 def given(published: Published, *names: str) -> Published:
     """Those of the fields `names` that are there and not null; for the others our own default is the published one."""
     return {name: published[name] for name in names if published.get(name) is not None}
+
+
+def typed(published: Published, name: str, kind: type[T]) -> T:
+    """The field's value, 0 or an empty one when it is null or left out. Raises ConfigError when it is of another kind."""
+    value = published.get(name)
+    if value is not None and type(value) is not kind:
+        raise ConfigError(f"{name} is {value!r}; it must be {KINDS[kind]}")
+    return kind() if value is None else value
+
+
+def number(published: Published, name: str) -> float | None:
+    """The field's value, None when it is null or left out. Raises ConfigError when it is no number."""
+    value = published.get(name)
+    if value is not None and not isinstance(value, int | float):
+        raise ConfigError(f"{name} is {value!r}; it must be a number")
+    return value
 
 
 def only(published: Published, name: str, *values: Any) -> Any:

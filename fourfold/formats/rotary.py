@@ -9,7 +9,7 @@ from typing import Any
 
 from fourfold.config import AttentionConfig, RopeScaling
 from fourfold.errors import ConfigError
-from fourfold.formats.fields import Published, given, need
+from fourfold.formats.fields import Published, given, need, number, typed
 from fourfold.model.rope import yarn_table_scale
 
 WORDS = {
@@ -21,16 +21,14 @@ WORDS = {
 
 def read_rope(published: Published, latent: bool) -> dict[str, Any]:
     """`rope_theta` and `rope_scaling` for an AttentionConfig. Raises ConfigError for a scaling that the model does not have."""
-    words = published.get("rope_scaling") or published.get("rope_parameters") or {}
-    if not isinstance(words, dict):
-        raise ConfigError(f"rope_scaling is {words!r}; it must be null or an object with a type and its numbers")
+    words = typed(published, "rope_scaling", dict) or typed(published, "rope_parameters", dict)
     theta = words.get("rope_theta") or published.get("rope_theta") or 10000.0
     kind = words.get("rope_type") or words.get("type") or "default"
     if (words.get("partial_rotary_factor") or published.get("partial_rotary_factor") or 1.0) != 1.0:
         raise ConfigError("partial_rotary_factor cannot be honoured: the model turns every rotary channel")
     if kind == "default":
         return {"rope_theta": theta, "rope_scaling": None}
-    if kind not in WORDS:
+    if kind not in tuple(WORDS):
         raise ConfigError(f"rope_scaling.type is {kind!r}, which cannot be honoured; it may be {' or '.join(map(repr, WORDS))}")
     fields = given(words, *WORDS[kind])
     if kind == "linear":  # which does not say, and does not need, the length before
@@ -56,7 +54,7 @@ def _read_temperature(scaling: RopeScaling, words: Published, latent: bool) -> R
     """An `attention_factor` that the model cannot reach is refused, and so is a ramp between fractions of channels."""
     if words.get("truncate") is False:
         raise ConfigError("rope_scaling.truncate is False, which cannot be honoured; leave it out")
-    mscale, everywhere, factor = (_number(words, name) for name in ("mscale", "mscale_all_dim", "attention_factor"))
+    mscale, everywhere, factor = (number(words, name) for name in ("mscale", "mscale_all_dim", "attention_factor"))
     if latent:
         scaling = scaling.but(mscale=1.0 if mscale is None else mscale, mscale_all_dim=everywhere or 0.0)
         reached = yarn_table_scale(scaling)
@@ -70,13 +68,6 @@ def _read_temperature(scaling: RopeScaling, words: Published, latent: bool) -> R
     if factor is not None and not math.isclose(factor, reached, rel_tol=1e-6):
         raise ConfigError(f"rope_scaling.attention_factor is {factor}, where its other fields ask for {reached:.6g}; leave it out")
     return scaling
-
-
-def _number(words: Published, name: str) -> float | None:
-    value = words.get(name)
-    if value is not None and not isinstance(value, int | float):
-        raise ConfigError(f"rope_scaling.{name} is {value!r}; it must be a number")
-    return value
 
 
 def _write_temperature(scaling: RopeScaling, latent: bool) -> Published:

@@ -22,7 +22,7 @@ from fourfold.config import (
     StreamsConfig,
 )
 from fourfold.errors import ConfigError
-from fourfold.formats.fields import Published, check_words, given, need, only, read_trunk, write_trunk
+from fourfold.formats.fields import Published, check_words, given, need, number, only, read_trunk, typed, write_trunk
 
 ATTENTION = ("num_attention_heads", "head_dim", "q_lora_rank")
 INDEX = ("index_n_heads", "index_head_dim", "index_topk")
@@ -39,11 +39,12 @@ def read(published: Published) -> ModelConfig:
     """The model that a config.json means. Raises ConfigError naming a field that cannot be honoured."""
     if published.get("dspark_block_size"):
         raise ConfigError("dspark_block_size: drafting stages cannot be read yet; take a build without them")
-    depths = published.get("num_nextn_predict_layers") or 0
+    depths = typed(published, "num_nextn_predict_layers", int)
     compression = _read_compression(published, depths)
     chooses = compression.csa_ratio in compression.compress_ratios
+    width = need(published, "moe_intermediate_size")["moe_intermediate_size"]
     return ModelConfig(
-        **read_trunk(published | {"intermediate_size": published.get("moe_intermediate_size")}),  # there is no dense layer
+        **read_trunk(published | {"intermediate_size": width}),  # there is no dense layer
         num_nextn_predict_layers=depths,
         attention=_read_attention(published),
         selection=SelectionConfig(**need(published, *INDEX)) if chooses else None,
@@ -90,15 +91,15 @@ def _read_attention(published: Published) -> AttentionConfig:
     only(published, "attention_bias", False)
     only(published, "num_key_value_heads", 1)
     sizes = need(published, *ATTENTION)
-    turned = published.get("qk_rope_head_dim") or int(sizes["head_dim"] * (published.get("partial_rotary_factor") or 0.125))
+    turned = published.get("qk_rope_head_dim") or int(sizes["head_dim"] * (number(published, "partial_rotary_factor") or 0.125))
     main, _, scaling = _read_rope(published)
     return AttentionConfig(**sizes, num_key_value_heads=1, qk_rope_head_dim=turned, rope_theta=main, rope_scaling=scaling)
 
 
 def _read_rope(published: Published) -> tuple[float, float, RopeScaling | None]:
     """Base of the window layers, base of the others, and how the others' frequencies are stretched."""
-    both = published.get("rope_parameters") or {}
-    main, rest = both.get("main") or {}, both.get("compress") or published.get("rope_scaling") or {}
+    both = typed(published, "rope_parameters", dict)
+    main, rest = typed(both, "main", dict), typed(both, "compress", dict) or typed(published, "rope_scaling", dict)
     only(main, "rope_type", "default")
     bases = main.get("rope_theta") or published.get("rope_theta"), rest.get("rope_theta") or published.get("compress_rope_theta")
     kind = rest.get("rope_type") or rest.get("type") or "default"
@@ -119,13 +120,13 @@ def _write_scaling(scaling: RopeScaling | None) -> Published | None:
 
 def _read_compression(published: Published, depths: int) -> CompressionConfig:
     layers = need(published, "num_hidden_layers")["num_hidden_layers"]
-    rates = {CSA: CSA_RATIO, HCA: HCA_RATIO, WINDOW: 0} | (published.get("compress_rates") or {})
-    ratios, kinds = published.get("compress_ratios"), published.get("layer_types")
-    if ratios is None and kinds is None:
+    rates = {CSA: CSA_RATIO, HCA: HCA_RATIO, WINDOW: 0} | typed(published, "compress_rates", dict)
+    ratios, kinds = typed(published, "compress_ratios", list), typed(published, "layer_types", list)
+    if not ratios and not kinds:
         raise ConfigError("compress_ratios is missing; copy the published config.json again")
-    if ratios is None:
-        if unknown := set(kinds) - rates.keys():
-            raise ConfigError(f"layer_types holds {sorted(unknown)[0]!r}, which cannot be honoured")
+    if not ratios:
+        if unknown := [kind for kind in kinds if kind not in tuple(rates)]:
+            raise ConfigError(f"layer_types holds {unknown[0]!r}, which cannot be honoured")
         if CSA in kinds and HCA in kinds and rates[CSA] == rates[HCA]:
             raise ConfigError(f"compress_rates has {rates[CSA]} for both kinds of layers, which cannot be honoured")
         ratios = [rates[kind] for kind in kinds]
@@ -140,6 +141,9 @@ def _write_ratios(config: ModelConfig) -> Published:
     ratios, csa = config.compression.compress_ratios, config.compression.csa_ratio
     words: Published = {"compress_ratios": list(ratios)}
     wide = set(ratios) - {0, csa}
+    if len(wide) > 1:
+        said = f"compress_ratios has {len(wide)} lengths for blocks that are read whole ({', '.join(map(str, sorted(wide)))})"
+        raise ConfigError(f"{said}; deepseek_v4 has words for one")
     if csa == CSA_RATIO and wide <= {HCA_RATIO}:
         return words
     kinds = [WINDOW if not ratio else CSA if ratio == csa else HCA for ratio in ratios[: config.num_hidden_layers]]
@@ -159,9 +163,9 @@ def _read_experts(published: Published) -> ExpertsConfig:
 
 
 def _read_hashed(published: Published) -> int:
-    kinds = published.get("mlp_layer_types")
-    if kinds is None:
-        return published.get("num_hash_layers") or 0
+    kinds = typed(published, "mlp_layer_types", list)
+    if not kinds:
+        return typed(published, "num_hash_layers", int)
     hashed = kinds.count("hash_moe")
     if kinds != ["hash_moe"] * hashed + ["moe"] * (len(kinds) - hashed):
         raise ConfigError("mlp_layer_types: layers routed by token must come first; others cannot be honoured")

@@ -18,8 +18,6 @@ from fourfold.ops.attention import attend, attend_chosen, attend_in_parts
 from fourfold.ops.linear import Linear, dense
 from fourfold.ops.norm import RMSNorm
 
-GATHER_FROM = 4  # keys per chosen key from which gathering beats masking (without gradients)
-
 
 class Attention(nn.Module):
     """The common course; a subclass says how to `project` and how to `keys_values` what is remembered."""
@@ -46,15 +44,10 @@ class Attention(nn.Module):
         else:
             rows = {name: batch.pad(row) for name, row in rows.items()}
         keys = next(iter(rows.values())).shape[1]
-        reader = self.reader(batch.pad(queries), rows, gathers=self.gathers(keys, context))
+        gathers = self.indexer is not None and self.indexer.gathers(keys, context)
+        reader = self.reader(batch.pad(queries), rows, gathers)
         out = [reader.read(selection, context) for selection in self.select(x, query_input, context, state)]
         return self.o_proj(batch.unpad(torch.cat(out, dim=1)).flatten(1))
-
-    def gathers(self, keys: int, context: Context) -> bool:
-        """Whether chosen rows are gathered. In training a mask is cheaper: the gradient of a gather is a scatter."""
-        if self.indexer is None or not context.sparse or context.wants_mass or torch.is_grad_enabled():
-            return False
-        return keys >= GATHER_FROM * self.indexer.topk
 
     def select(self, x: Tensor, query_input: Tensor, context: Context, state: LayerState | None) -> Iterator[Selection]:
         if self.indexer is not None:

@@ -28,7 +28,6 @@ from fourfold.ops.linear import Linear, dense
 from fourfold.ops.norm import RMSNorm
 from fourfold.ops.shared import KeySet, attend_shared
 
-GATHER_FROM = 4  # blocks per chosen block from which gathering beats masking (without gradients)
 PART = 128  # queries read at once, at least where a window is no longer: each part sees a window's length of keys more
 
 
@@ -147,10 +146,10 @@ class CompressedAttention(nn.Module):
         return Blocks.remembered(list(made), state)
 
     def select(self, x: Tensor, latent: Tensor, blocks: Blocks | None, context: Context) -> Iterator[Selection]:
-        if self.indexer is None or blocks is None:
-            yield Selection(slice(0, context.batch.longest))
-        else:
+        if self.indexer is not None:
             yield from self.indexer(x, latent, blocks, context)
+        else:
+            yield Selection(slice(0, context.batch.longest))
 
     def read(self, queries: Tensor, window: Tensor, blocks: Blocks | None, selection: Selection, context: Context) -> Tensor:
         """The outputs [S, C, H, D] of the selected queries, still rotated, a part of them at a time."""
@@ -180,12 +179,7 @@ class CompressedAttention(nn.Module):
     def in_blocks(self, blocks: Blocks, selection: Selection, context: Context) -> KeySet:
         """The entries that the selection names: gathered for each query where they are few of many, else under a mask."""
         entries = blocks.rows["entry"]
-        if selection.indices is not None and self.gathers(entries.shape[1], context):
+        if selection.indices is not None and self.indexer.gathers(entries.shape[1], context):
             sequence = torch.arange(len(entries), device=entries.device)[:, None, None]
             return entries[sequence, selection.indices], selection.valid
         return entries, selection.mask(blocks.visible(selection.queries, context), entries.shape[1])
-
-    def gathers(self, blocks: int, context: Context) -> bool:
-        if context.wants_mass or torch.is_grad_enabled():
-            return False
-        return blocks >= GATHER_FROM * self.indexer.topk

@@ -18,6 +18,7 @@ from fourfold.ops.indexer import index_scores
 from fourfold.ops.linear import Linear
 from fourfold.ops.topk import newest_topk
 
+GATHER_FROM = 4  # keys per chosen key from which gathering beats masking (without gradients)
 SCORE_BUDGET = 1 << 26  # scores held at once, over all sequences, queries, keys and heads
 
 
@@ -91,6 +92,12 @@ class Chooser(nn.Module):
                 mask = torch.ones_like(scores, dtype=torch.bool) if mask is None else mask
                 context.layer_trace.extend("index_mask", mask)
             yield selection
+
+    def gathers(self, keys: int, context: Context) -> bool:
+        """Whether chosen rows are read one by one. In training a mask is cheaper: the gradient of a gather is a scatter."""
+        if not context.sparse or context.wants_mass or torch.is_grad_enabled():
+            return False
+        return keys >= GATHER_FROM * self.topk
 
     def choose(self, part: slice, scores: Tensor, visible: Tensor | None) -> Selection:
         """The `index_topk` best visible keys of each query, the newer first among equals."""

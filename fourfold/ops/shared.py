@@ -16,7 +16,7 @@ KeySet = tuple[Tensor, Tensor]  # vectors [S, K, D] or [S, C, K, D], and which o
 def attend_shared(q: Tensor, sets: Sequence[KeySet], sinks: Tensor, scale: float) -> tuple[Tensor, tuple[Tensor, ...]]:
     """q [S, C, H, D], sinks [H] -> out [S, C, H, D] and each set's probabilities [S, C, H, K] in fp32.
 
-    Scores are summed up in fp32. A query that may read nothing gives zeros: its sink takes all.
+    The softmax is in fp32. A query that may read nothing gives zeros: its sink takes all.
     """
     scores = [_products(q, vectors).float().mul(scale).masked_fill(~mask[:, :, None], -torch.inf) for vectors, mask in sets]
     sink = sinks.float()[:, None].expand(*q.shape[:-1], 1)

@@ -74,10 +74,13 @@ def _one_part(
         terms |= _balance(model, trace, len(tokens), share)
     if mode != "dense":
         judged = [layer for layer in trace.layers if layer.index_scores is not None]
-        terms["indexer_kl"] = torch.stack([indexer_loss(layer) for layer in judged]).sum() * share
-        _add(outcome.dead, [dead_fraction(layer) * share for layer in judged])
+        kept = [indexer_loss(layer) for layer in judged]  # none where every document is shorter than a block
+        terms["indexer_kl"] = torch.stack(kept).sum() * share if kept else torch.zeros(())
+        if judged:
+            _add(outcome.dead, [dead_fraction(layer) * share for layer in judged])
     loss = sum(value * (mtp_weight if name == "mtp_loss" else 1.0) for name, value in terms.items())
-    loss.backward()
+    if loss.requires_grad:
+        loss.backward()
     for name, value in {"loss": loss, **terms}.items():
         outcome.terms[name] = outcome.terms.get(name, 0.0) + value.item()
     experts = model.config.experts

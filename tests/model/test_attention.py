@@ -6,7 +6,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fourfold.config import ModelConfig
-from fourfold.model import attention as attention_module
 from fourfold.model import selection as selection_module
 from fourfold.model.attention import LatentAttention
 from fourfold.model.inputs import Batch
@@ -85,7 +84,7 @@ def test_queries_that_see_no_more_than_topk_read_all(name: str, topk: int) -> No
 def test_gathering_is_masking(model: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
     tokens, logits, traces = random_tokens(2, 70), [], []
     for gather_from in (1, 1000):
-        monkeypatch.setattr(attention_module, "GATHER_FROM", gather_from)
+        monkeypatch.setattr(selection_module, "GATHER_FROM", gather_from)
         traces.append(Trace())
         with torch.no_grad():
             logits.append(model(tokens, trace=traces[-1]).logits)

@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fourfold.config import ModelConfig
-from fourfold.model import compressed
+from fourfold.model import compressed, selection
 from fourfold.model.inputs import Batch
 from fourfold.model.trace import Trace
 from fourfold.model.transformer import Transformer
+from fourfold.training.objective import accumulate, set_mode
 from tests.builders import build, random_tokens
 from tests.compare import assert_close, assert_same_selection
 from tests.model.compressing import CONFIGS, DOCUMENTS, LENGTH, plain, small
@@ -126,12 +127,11 @@ def test_queries_read_in_parts(model: Transformer, often: None, monkeypatch: pyt
 def test_gathered_blocks_are_those_under_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
     model, tokens = build(small()), random_tokens(2, LENGTH)
     gathered = plain(model, tokens)  # 32 blocks, 4 of them chosen
-    monkeypatch.setattr(compressed, "GATHER_FROM", 1000)
+    monkeypatch.setattr(selection, "GATHER_FROM", 1000)
     assert_close(plain(model, tokens), gathered)
 
 
 def test_gradients_reach_everything_but_the_indexer() -> None:
-    """And equal those of a model that reads its queries a few at a time."""
     model = build(small())
     tokens = Batch.from_tokens(random_tokens(3, LENGTH), DOCUMENTS)
     out = model.train_forward(tokens)
@@ -210,6 +210,37 @@ def test_bf16_with_all_parts_trains() -> None:
     out = model.train_forward(Batch.from_tokens(random_tokens(2, 50)), Trace(attention_mass=True))
     sum(model.logits(y).logsumexp(-1).mean() for y in (out.hidden, *out.mtp_hidden)).backward()
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("mode", ["dense", "indexer", "sparse"])
+def test_every_mode_of_training(mode: str) -> None:
+    """Packed documents and multi-token prediction: what a mode trains has a gradient, nothing else has, and its loss falls."""
+    model, tokens = build(small()), random_tokens(3, LENGTH)
+    set_mode(model, mode)
+    indexers = {name for name, _ in model.indexer_parameters()}
+    others = {name for name, _ in model.named_parameters()} - indexers
+    wanted = {"dense": others, "indexer": indexers, "sparse": others | indexers}[mode]
+    optimizer = torch.optim.Adam((p for p in model.parameters() if p.requires_grad), lr=5e-3)
+    losses = []
+    for _ in range(6):
+        losses.append(accumulate(model, tokens, DOCUMENTS, mode, 0.3, micro=2).terms["loss"])
+        assert {name for name, p in model.named_parameters() if p.grad is not None} == wanted
+        assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+        optimizer.step()
+        optimizer.zero_grad()
+    assert losses[-1] < losses[0] * 0.98
+
+
+@pytest.mark.parametrize("mode", ["indexer", "sparse"])
+def test_training_on_documents_shorter_than_a_block(mode: str) -> None:
+    """There is no block to choose, in one part of the batch or in all of it."""
+    model, tokens, short = build(small()), random_tokens(2, 41), torch.arange(41).expand(2, 41) // 2
+    set_mode(model, mode)
+    outcome = accumulate(model, tokens, short, mode, 0.3, micro=1)
+    assert outcome.terms["indexer_kl"] == 0 and not outcome.dead
+    assert all(p.grad is None for _, p in model.indexer_parameters())
+    mixed = torch.stack([short[0], torch.zeros(41, dtype=torch.long)])
+    assert accumulate(model, tokens, mixed, mode, 0.3, micro=1).terms["indexer_kl"] > 0
 
 
 @torch.no_grad()
