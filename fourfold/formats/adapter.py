@@ -58,6 +58,8 @@ class Adapter(ABC):
         """The config without optional parts whose tensors are not among the `names` stored: savers drop multi-token prediction."""
         return config
 
-    def ignores(self, name: str) -> bool:
-        """Whether a stored tensor that has no place may be left unread, because it follows from the config (rotary tables)."""
+    def ignores(self, name: str, published: dict[str, Any]) -> bool:
+        """Whether a stored tensor that has no place may be left unread: it follows from the config (rotary tables), or lies beside
+        the model. `published`: config.json.
+        """
         return name.endswith("rotary_emb.inv_freq")

@@ -103,9 +103,12 @@ class DeepseekV4Adapter(Adapter):
         ratios = config.compression.compress_ratios[: config.num_hidden_layers + depths]
         return config.but(num_nextn_predict_layers=depths, compression=config.compression.but(compress_ratios=ratios))
 
-    def ignores(self, name: str) -> bool:
-        """Copies of embedding and head beside multi-token prediction, which the released code does not read either."""
-        return super().ignores(name) or (name.startswith("mtp.") and (".emb" in name or name.endswith(".head.weight")))
+    def ignores(self, name: str, published: Published) -> bool:
+        """Copies of embedding and head beside multi-token prediction, which the released code does not read either; and the
+        drafting stages that later builds have in its place.
+        """
+        beside = v4_config.drafts(published) or ".emb" in name or name.endswith(".head.weight")
+        return super().ignores(name, published) or (name.startswith("mtp.") and beside)
 
 
 def _block(config: ModelConfig, n: int, theirs: str, ours: str, column: int) -> Places:

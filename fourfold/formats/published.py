@@ -54,7 +54,7 @@ def open_folder(adapter: Adapter, folder: Path) -> Source:
     """A folder in the format of an adapter. Raises CheckpointError for whatever config.json or a header has wrong."""
     path = folder / "config.json"
     published = read_json(path)
-    stored = {name: entry for name, entry in stored_tensors(folder).items() if not adapter.ignores(name)}
+    stored = {name: entry for name, entry in stored_tensors(folder).items() if not adapter.ignores(name, published)}
     tensors = paired(stored, published, path)
     config = adapter.fitted(config_of(adapter, published, path), tensors)
     return Source(path, adapter, config, tensors)

@@ -37,9 +37,7 @@ CSA_RATIO, HCA_RATIO, THETA, COMPRESS_THETA = 4, 128, 10000.0, 160000.0  # where
 
 def read(published: Published) -> ModelConfig:
     """The model that a config.json means. Raises ConfigError naming a field that cannot be honoured."""
-    if published.get("dspark_block_size"):
-        raise ConfigError("dspark_block_size: drafting stages cannot be read yet; take a build without them")
-    depths = typed(published, "num_nextn_predict_layers", int)
+    depths = 0 if drafts(published) else typed(published, "num_nextn_predict_layers", int)
     compression = _read_compression(published, depths)
     chooses = compression.csa_ratio in compression.compress_ratios
     width = need(published, "moe_intermediate_size")["moe_intermediate_size"]
@@ -52,6 +50,11 @@ def read(published: Published) -> ModelConfig:
         experts=_read_experts(published),
         streams=StreamsConfig(**given(published, *STREAMS), hc_mtp=True),
     )
+
+
+def drafts(published: Published) -> bool:
+    """Whether stages of DSpark stand in the place of multi-token prediction (builds 0731 and 0813): they are left unread."""
+    return bool(published.get("dspark_block_size"))
 
 
 def write(config: ModelConfig, model_type: str) -> Published:

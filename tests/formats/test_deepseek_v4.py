@@ -224,6 +224,22 @@ def test_multi_token_prediction_comes_along(tmp_path: Path) -> None:
 
 
 @torch.no_grad()
+def test_drafting_stages_are_left_unread(tmp_path: Path) -> None:
+    """The builds of July and August 2026: three stages of DSpark, whatever they hold, in the place of multi-token prediction."""
+    model = build(small())
+    folder = export(model, tmp_path / "build", "deepseek_v4")
+    path, tensors = folder / "config.json", load_file(folder / "model.safetensors")
+    published = json.loads(path.read_text())
+    ratios = [*published["compress_ratios"], 0, 0]
+    path.write_text(json.dumps(published | {"dspark_block_size": 5, "num_nextn_predict_layers": 3, "compress_ratios": ratios}))
+    extra = {"mtp.0.main_proj.weight": torch.ones(2, 6), "mtp.2.markov_head.markov_w1": torch.ones(3)}
+    save_file(tensors | extra, folder / "model.safetensors")
+    trunk = fourfold.load(folder)
+    assert trunk.config.num_nextn_predict_layers == 0
+    assert torch.equal(trunk(random_tokens(50) % 61).logits, model(random_tokens(50) % 61).logits)
+
+
+@torch.no_grad()
 def test_released_number_formats(tmp_path: Path) -> None:
     """fp8 with e8m0 scales and fp4 experts, as released, load to the logits of their decoded twin."""
     config = released().but(hidden_size=64, memory=None, streams=small().streams, attention__q_lora_rank=40)
@@ -314,7 +330,6 @@ def test_the_released_config_is_the_preset() -> None:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"dspark_block_size": 5}, "dspark_block_size"),
         ({"n_shared_experts": 2}, "n_shared_experts is 2"),
         ({"norm_topk_prob": False}, "norm_topk_prob is False"),
         ({"scoring_func": "softmax"}, "scoring_func is 'softmax'"),
