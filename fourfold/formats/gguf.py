@@ -100,7 +100,7 @@ class GgufTensor(NamedTuple):
 
         try:
             values = dequantize(self.tensor.data, self.tensor.tensor_type)
-        except (NotImplementedError, ValueError) as error:
+        except (RuntimeError, ValueError) as error:
             kind = self.tensor.tensor_type.name
             said = f"tensor {self.tensor.name} is {kind}, which the gguf package cannot decode ({error}); take another file"
             raise CheckpointError(f"{self.file}: {said}") from None

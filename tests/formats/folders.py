@@ -11,6 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from fourfold.model.transformer import Transformer
+from tests.compare import assert_same_greedy
+
 transformers = pytest.importorskip("transformers")
 
 VOCABULARY, LENGTH = 199, 300
@@ -172,3 +175,13 @@ def spread(model: torch.nn.Module, seed: int) -> torch.nn.Module:
 
 def random_tokens(length: int = LENGTH, seed: int = 1) -> Tensor:
     return torch.randint(0, VOCABULARY, (1, length), generator=torch.Generator().manual_seed(seed))
+
+
+def assert_same_logits(ours: Transformer, theirs: torch.nn.Module, tokens: Tensor) -> None:
+    """A full pass, and one in chunks with a cache."""
+    expected = theirs(tokens).logits
+    assert expected.std() > 0.5
+    assert_same_greedy(ours(tokens).logits, expected)
+    cache = ours.new_cache(1)
+    parts = [ours(chunk, cache=cache).logits for chunk in tokens.split([61, 1, 1, 37, tokens.shape[1] - 100], dim=1)]
+    assert_same_greedy(torch.cat(parts, dim=1), expected, "in chunks")

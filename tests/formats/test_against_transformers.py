@@ -28,6 +28,7 @@ from tests.formats.folders import (
     LLAMA,
     V3,
     VOCABULARY,
+    assert_same_logits,
     experts,
     open_folder,
     random_folder,
@@ -59,14 +60,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @torch.no_grad()
 def test_logits(case: Case) -> None:
-    """A full pass, and one in chunks with a cache."""
-    tokens = random_tokens()
-    expected = case.theirs(tokens).logits
-    assert expected.std() > 0.5
-    assert_same_greedy(case.ours(tokens).logits, expected)
-    cache = case.ours.new_cache(1)
-    parts = [case.ours(chunk, cache=cache).logits for chunk in tokens.split([61, 1, 1, 37, LENGTH - 100], dim=1)]
-    assert_same_greedy(torch.cat(parts, dim=1), expected, "in chunks")
+    assert_same_logits(case.ours, case.theirs, random_tokens())
 
 
 @torch.no_grad()

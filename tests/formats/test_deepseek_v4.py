@@ -26,7 +26,7 @@ from fourfold.weights.number_formats import decode_fp4, decode_fp8
 from tests.builders import build
 from tests.compare import assert_same_greedy, assert_same_selection, assert_same_tokens
 from tests.formats.encoding import fp4, fp8
-from tests.formats.folders import GAIN, LENGTH, PLAIN, VOCABULARY, open_folder, random_tokens, transformers
+from tests.formats.folders import GAIN, PLAIN, VOCABULARY, assert_same_logits, open_folder, random_tokens, transformers
 from tests.model.compressing import ROUTER, released, small
 
 PROMPT, NEW = 40, 64
@@ -116,14 +116,7 @@ def spread(model: torch.nn.Module) -> torch.nn.Module:
 
 @torch.no_grad()
 def test_logits(case: Case) -> None:
-    """A full pass, and one in chunks with a cache."""
-    tokens = random_tokens()
-    expected = case.theirs(tokens).logits
-    assert expected.std() > 0.5
-    assert_same_greedy(case.ours(tokens).logits, expected)
-    cache = case.ours.new_cache(1)
-    parts = [case.ours(chunk, cache=cache).logits for chunk in tokens.split([61, 1, 1, 37, LENGTH - 100], dim=1)]
-    assert_same_greedy(torch.cat(parts, dim=1), expected, "in chunks")
+    assert_same_logits(case.ours, case.theirs, random_tokens())
 
 
 @torch.no_grad()

@@ -53,7 +53,7 @@ def plain() -> Transformer:
 
 @pytest.fixture(autouse=True)
 def built(fourfold_home: Path) -> None:
-    if native.library() is None:
+    if native.kernels() is None:
         pytest.skip("kernels are switched off, or there is no g++ to build them")
 
 

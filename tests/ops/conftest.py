@@ -24,7 +24,7 @@ class Calls(set):
 @pytest.fixture
 def built(fourfold_home: Path) -> None:
     """For tests that need the kernels. In CI there must be a compiler."""
-    if native.library() is None:
+    if native.kernels() is None:
         wanted = os.environ.get("CI") and os.environ.get("FOURFOLD_NATIVE") != "0"
         (pytest.fail if wanted else pytest.skip)("kernels are switched off, or there is no g++ to build them")
 

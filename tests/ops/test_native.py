@@ -30,7 +30,7 @@ WITHOUT = """
 import torch
 from fourfold.ops import native
 from fourfold.ops.norm import rms_norm, rms_norm_definition
-assert native.library() is None and not native.ready(torch.ones(3))
+assert native.kernels() is None and not native.ready(torch.ones(3))
 x, weight = torch.randn(4, 6), torch.randn(6)
 assert torch.equal(rms_norm(x, weight, 1e-6), rms_norm_definition(x, weight, 1e-6))
 print("definitions")
@@ -40,7 +40,7 @@ import re
 import torch
 from fourfold.ops import native
 from fourfold.ops.norm import rms_norm
-assert native.library() is not None
+assert native.kernels() is not None
 torch.set_num_threads(2)
 torch.randn(300, 300) @ torch.randn(300, 300)
 rms_norm(torch.randn(64, 6), torch.randn(6), 1e-6)
@@ -63,7 +63,7 @@ def script(path: Path, body: str) -> str:
 
 def load() -> ctypes.CDLL | None:
     """Load afresh, whatever this process has loaded already."""
-    return native.library.__wrapped__()
+    return native.kernels.__wrapped__()
 
 
 def test_switched_off() -> None:

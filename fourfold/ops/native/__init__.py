@@ -35,7 +35,7 @@ def ready(*tensors: Tensor) -> bool:
     """Whether kernels exist for these tensors: on the processor, all of one of the two formats."""
     first = tensors[0].dtype
     fits = first in SUFFIXES and all(t.dtype == first and t.device.type == "cpu" for t in tensors)
-    return fits and not torch.compiler.is_compiling() and library() is not None
+    return fits and not torch.compiler.is_compiling() and kernels() is not None
 
 
 def call(name: str, kind: torch.dtype | None, *arguments: Tensor | int | float | None) -> None:
@@ -43,7 +43,7 @@ def call(name: str, kind: torch.dtype | None, *arguments: Tensor | int | float |
 
     Tensors (contiguous; None for a null pointer) go by address, and a float must be one: an int would go another way.
     """
-    function = getattr(library(), name if kind is None else f"{name}_{SUFFIXES[kind]}")
+    function = getattr(kernels(), name if kind is None else f"{name}_{SUFFIXES[kind]}")
     function(*[_plain(argument) for argument in arguments])
 
 
@@ -56,7 +56,7 @@ def _plain(argument: Tensor | int | float | None) -> ctypes.c_void_p | ctypes.c_
 
 
 @cache
-def library() -> ctypes.CDLL | None:
+def kernels() -> ctypes.CDLL | None:
     """The compiled kernels; None where they are switched off or cannot be built."""
     asked, *options = shlex.split(os.environ.get("CXX") or "g++")
     compiler = shutil.which(asked)
@@ -73,8 +73,8 @@ def library() -> ctypes.CDLL | None:
             with atomic_file(built) as partial:
                 command = [compiler, *options, *FLAGS, "-o", str(partial), *map(str, sources)]
                 subprocess.run(command, check=True, capture_output=True)
-        kernels = ctypes.CDLL(str(built))
-        return kernels if _openmp(kernels) == _openmp(ctypes.CDLL("libtorch_cpu.so")) else None
+        opened = ctypes.CDLL(str(built))
+        return opened if _openmp(opened) == _openmp(ctypes.CDLL("libtorch_cpu.so")) else None
     except (AttributeError, FourfoldError, OSError, subprocess.CalledProcessError):
         return None
 
