@@ -179,6 +179,18 @@ def nano_long() -> Recipe:
     return dataclasses.replace(nano(), name="nano-long", init="nano", seed=1, stages=stages)
 
 
+def nano_anneal() -> Recipe:
+    """The last stretch of the model that ships: from the weights of `nano-long`, half plain text, at rates that fall to nothing."""
+    ask = {"tiny-text": 0.47, "needles": 0.3, "tiny-chat": 0.23}
+    stages = (
+        Stage("ask", "dense", tokens=2_000_000, lr=2e-3, warmup=0.05, decay=0.7, final=0.2, mix=ask),
+        _long("long", "dense", tokens=300_000, lr=6e-4, decay=0.5, final=0.5, length=8192),
+        _long("indexer", "indexer", tokens=80_000, lr=2e-3, decay=0.2, final=0.05, length=8192),
+        _long("sparse", "sparse", tokens=500_000, lr=4e-4, decay=0.7, final=0.02),
+    )
+    return dataclasses.replace(nano(), name="nano-anneal", init="nano-long", seed=2, stages=stages)
+
+
 def nano_dense() -> Recipe:
     """What nano is measured against: a plain transformer of the same active parameters, on the same tokens."""
     stages = (*_dense_stages(), _long("last", "dense", tokens=400_000, lr=8e-4, decay=0.5, final=0.05))
@@ -206,6 +218,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "micro": micro,
     "nano": nano,
     "nano-long": nano_long,
+    "nano-anneal": nano_anneal,
     "nano-dense": nano_dense,
 }
 
