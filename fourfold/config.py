@@ -80,6 +80,8 @@ class ModelConfig(Part):
             require(hashed <= layers, "num_hash_layers", f"is {hashed}, more than num_hidden_layers ({layers})")
         if self.memory is not None:
             self._check_memory(self.memory)
+        if self.has_media:
+            self._check_media()
         if self.compression is not None:
             self._check_compression(self.compression, self.attention)
         elif not self.attention.is_latent:
@@ -114,6 +116,20 @@ class ModelConfig(Part):
         classes = memory.engram_compressed_vocab_size or self.vocab_size
         require(classes <= self.vocab_size, "engram_compressed_vocab_size", f"is {classes}, more than vocab_size")
         require(memory.engram_pad_id < classes, "engram_pad_id", f"is {memory.engram_pad_id}, outside the {classes} ids")
+
+    def _check_media(self) -> None:
+        """What is read or drawn needs positions on three axes, and a patch cannot be given again from a token."""
+        blocks = "does not go with media parts: blocks across patches are not defined; leave one of them out"
+        require(self.compression is None, "compress_ratios", blocks)
+        hashed = self.experts is not None and self.experts.num_hash_layers > 0
+        require(not hashed, "num_hash_layers", "does not go with media parts: a patch is no token; set it to 0")
+        name = "qk_rope_head_dim" if self.attention.is_latent else "head_dim"
+        require(self.attention.rope_dim >= 6, name, f"is {self.attention.rope_dim}; time, row and column need 6 rotated channels")
+
+    @property
+    def has_media(self) -> bool:
+        """Whether anything but text may stand in a sequence."""
+        return self.media_in is not None or self.media_out is not None
 
     @property
     def index_rope_dim(self) -> int:

@@ -15,3 +15,11 @@ class CheckpointError(FourfoldError):
 
 class DataError(FourfoldError):
     """A corpus or document that cannot be read; names the file."""
+
+
+class MediaError(FourfoldError):
+    """A picture, clip or sound that cannot be read or written; names the file."""
+
+
+class MediaWarning(UserWarning):
+    """A clip or sound of which only a part could be read; names the file and says how much."""

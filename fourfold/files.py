@@ -4,7 +4,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fourfold.errors import FourfoldError
@@ -26,7 +26,8 @@ def atomic_file(path: str | os.PathLike) -> Iterator[Path]:
     except OSError as error:
         raise write_error(path, error) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # there may be nothing, or no such folder
+            partial.unlink()
 
 
 @contextmanager

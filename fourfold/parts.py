@@ -213,17 +213,64 @@ class MemoryConfig(Part):
 
 
 class MediaInConfig(Part):
-    """The place for pictures, clips and sound read by the trunk as patches of pixels and log-mel frames."""
+    """Pictures, clips and sound read by the trunk: patches of pixels and stretches of log-mel frames, a vector each.
+
+    A patch is projected straight into the trunk, or first seen by a tower (`tower_layers`; `audio_tower_layers` for sound), which
+    looks at a whole picture in patches of `tower_patch_size`, or at `audio_window` tokens of sound. How files are brought to size:
+    the longer side in pixels, and of a clip frames a second and how many at most.
+    """
 
     image_patch_size: PositiveInt
     audio_mel_bins: PositiveInt
+    audio_frames_per_token: PositiveInt = 8
+    image_longest: PositiveInt = 64
+    clip_longest: PositiveInt = 32
+    clip_rate: PositiveFloat = 8.0
+    clip_frames: PositiveInt = 16
+    tower_layers: NonNegativeInt = 0
+    audio_tower_layers: NonNegativeInt = 0
+    tower_hidden_size: PositiveInt | None = None
+    tower_intermediate_size: PositiveInt | None = None
+    tower_heads: PositiveInt | None = None
+    tower_patch_size: PositiveInt | None = None  # None: as large as the trunk's own
+    audio_window: PositiveInt = 25
+
+    @property
+    def piece(self) -> int:
+        """Pixels of a side of what is projected at once."""
+        return self.tower_patch_size or self.image_patch_size
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        tower = self.tower_layers > 0 or self.audio_tower_layers > 0
+        for name in ("tower_hidden_size", "tower_intermediate_size", "tower_heads"):
+            given = getattr(self, name) is not None
+            require(given or not tower, name, "is needed with a tower; set it (v4 has 1280, 3456 and 20)")
+            require(tower or not given, name, "needs tower_layers or audio_tower_layers; set one or leave this out")
+        if tower:
+            width, heads = self.tower_hidden_size, self.tower_heads
+            require(width % heads == 0, "tower_heads", f"is {heads}, which must divide tower_hidden_size ({width})")
+            each = width // heads
+            require(each % 4 == 0, "tower_heads", f"leaves {each} channels a head; make them a multiple of 4 (rows and columns)")
+        require(self.tower_layers or not self.tower_patch_size, "tower_patch_size", "needs tower_layers; set it or leave this out")
+        patch, piece = self.image_patch_size, self.piece
+        require(patch % piece == 0, "tower_patch_size", f"is {piece}, which must divide image_patch_size ({patch})")
+        for name in ("image_longest", "clip_longest"):
+            require(getattr(self, name) >= patch, name, f"is {getattr(self, name)}, less than image_patch_size ({patch})")
+        return self
 
 
 class MediaOutConfig(Part):
-    """The place for pictures and clips drawn by the trunk as codes with a table and a head of their own."""
+    """Pictures and clips drawn by the trunk, as codes with a table and a head of their own (as Janus does, 2410.13848).
 
-    image_codes: PositiveInt
-    image_tokens: PositiveInt
+    `image_token_size` codes, each standing for `code_downsample` pixels squared of a frame; the grids are what is drawn unless
+    another is asked for: rows and columns of a picture; frames, rows and columns of a clip.
+    """
+
+    image_token_size: PositiveInt
+    code_downsample: PositiveInt = 8
+    image_grid: tuple[PositiveInt, PositiveInt] = (8, 8)
+    film_grid: tuple[PositiveInt, PositiveInt, PositiveInt] = (8, 4, 4)
 
 
 PARTS: dict[str, type[Part]] = {

@@ -11,6 +11,8 @@ from fourfold.config import (
     AttentionConfig,
     CompressionConfig,
     ExpertsConfig,
+    MediaInConfig,
+    MediaOutConfig,
     MemoryConfig,
     ModelConfig,
     RopeScaling,
@@ -116,7 +118,9 @@ def v4() -> ModelConfig:
     """The articles' V4: about 1T parameters, 16 of 576 experts a token, MLA, DSA, Engram, mHC, 1M tokens.
 
     Sizes that the articles leave open follow the papers: Engram in layers 1 and 15 with orders 2 and 3 (2601.07372, appendix A)
-    and near a quarter of the sparse parameters; experts narrower than V3's, because 16 of them work at once.
+    and near a quarter of the sparse parameters; experts narrower than V3's, because 16 of them work at once. Pictures are seen as
+    V4.1-Flash sees them (32 layers, 3 x 3 patches to one place, at most 1024 places), sound at 12.5 places a second; what is drawn
+    has the 64,000 codes of the largest quantiser in 2309.15505, 1024 for 512 pixels squared.
     """
     scaling = RopeScaling(factor=256, original_max_position_embeddings=4096)
     return v3_2().but(
@@ -131,6 +135,21 @@ def v4() -> ModelConfig:
             engram_pad_id=2,
             engram_compressed_vocab_size=99092,
         ),
+        media_in=MediaInConfig(
+            image_patch_size=42,
+            image_longest=1344,
+            clip_longest=672,
+            clip_rate=2.0,
+            clip_frames=256,
+            audio_mel_bins=128,
+            tower_layers=32,
+            audio_tower_layers=16,
+            tower_hidden_size=1280,
+            tower_intermediate_size=3456,
+            tower_heads=20,
+            tower_patch_size=14,
+        ),
+        media_out=MediaOutConfig(image_token_size=64000, code_downsample=16, image_grid=(32, 32), film_grid=(16, 16, 16)),
     )
 
 
@@ -143,6 +162,9 @@ def v4_lite() -> ModelConfig:
         attention=_latent(heads=64, q_lora_rank=1024).but(rope_scaling=v4().attention.rope_scaling),
         experts=v4().experts.but(n_routed_experts=256, moe_intermediate_size=1152),
         memory=v4().memory.but(engram_vocab_size=(10_500_000, 10_500_000), engram_dim=1024),
+        media_in=v4().media_in.but(
+            tower_layers=24, audio_tower_layers=12, tower_hidden_size=1024, tower_intermediate_size=2752, tower_heads=16
+        ),
     )
 
 
@@ -269,6 +291,24 @@ def debug() -> ModelConfig:
     )
 
 
+def nano_omni() -> ModelConfig:
+    """nano that also reads pictures, clips and sound, and draws pictures and clips."""
+    return _omni(nano())
+
+
+def debug_omni() -> ModelConfig:
+    """debug with the same media parts, so that it takes the same data and the same codec."""
+    return _omni(debug())
+
+
+def _omni(config: ModelConfig) -> ModelConfig:
+    """The media parts of our own sizes: patches of 8 x 8 pixels and of 80 ms, straight into the trunk."""
+    return config.but(
+        media_in=MediaInConfig(image_patch_size=8, audio_mel_bins=80),
+        media_out=MediaOutConfig(image_token_size=1000),
+    )
+
+
 def _latent(heads: int, q_lora_rank: int | None) -> AttentionConfig:
     """MLA as V2 and V3 have it."""
     return AttentionConfig(
@@ -297,9 +337,11 @@ PRESETS: dict[str, Callable[[], ModelConfig]] = {
     "v4-flash": v4_flash,
     "v4-pro": v4_pro,
     "nano": nano,
+    "nano-omni": nano_omni,
     "nano-dense": nano_dense,
     "micro": micro,
     "debug": debug,
+    "debug-omni": debug_omni,
 }
 
 

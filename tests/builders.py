@@ -128,6 +128,8 @@ def scatter(model: Transformer, seed: int) -> Transformer:
     for router in model.routers():
         if router.balanced:
             router.bias.copy_(noise(router.bias, 0.1))
+        if router.media:
+            router.media_bias.copy_(noise(router.media_bias, 0.1))
     return model
 
 

@@ -21,6 +21,14 @@ from fourfold.presets import PRESETS, preset
 from tests.builders import CONFIGS, everything, grouped, multi_head
 from tests.model.compressing import small as compressed
 
+TOWER = {"tower_layers": 1, "tower_hidden_size": 24, "tower_intermediate_size": 32, "tower_heads": 2}
+
+
+def drawing() -> ModelConfig:
+    """With both media parts."""
+    return preset("debug-omni")
+
+
 IMPOSSIBLE = [  # the config, what is changed in its flat form, and what the message must begin with
     (everything, {"hidden_size": 0}, "hidden_size is 0"),
     (everything, {"hidden_size": -8}, "hidden_size is -8"),
@@ -106,6 +114,22 @@ IMPOSSIBLE = [  # the config, what is changed in its flat form, and what the mes
     (compressed, {"index_rope_head_dim": 4}, "index_rope_head_dim does not go with compress_ratios"),
     (compressed, {"compress_rope_theta": 1}, "compress_rope_theta is 1: input should be greater than 1"),
     (compressed, {"attention_bias": True}, "attention_bias does not go with compress_ratios"),
+    (compressed, {"image_token_size": 9}, "compress_ratios does not go with media parts"),
+    (everything, {"num_hash_layers": 1, "image_token_size": 9}, "num_hash_layers does not go with media parts"),
+    (grouped, {"head_dim": 4, "image_token_size": 9}, "head_dim is 4; time, row and column need 6 rotated channels"),
+    (everything, {"image_patch_size": 8}, "audio_mel_bins is missing"),
+    (everything, {"audio_mel_bins": 80}, "image_patch_size is missing"),
+    (everything, {"image_grid": [8, 8]}, "image_token_size is missing"),
+    (drawing, {"image_grid": [8, 0]}, "image_grid.1 is 0"),
+    (drawing, {"film_grid": [8, 8]}, "film_grid.2 is missing"),
+    (drawing, {"image_longest": 4}, "image_longest is 4, less than image_patch_size (8)"),
+    (drawing, {"clip_rate": 0}, "clip_rate is 0"),
+    (drawing, {"tower_layers": 2}, "tower_hidden_size is needed with a tower"),
+    (drawing, {"tower_heads": 2}, "tower_heads needs tower_layers or audio_tower_layers"),
+    (drawing, {"tower_patch_size": 4}, "tower_patch_size needs tower_layers"),
+    (drawing, TOWER | {"tower_heads": 5}, "tower_heads is 5, which must divide tower_hidden_size (24)"),
+    (drawing, TOWER | {"tower_heads": 4}, "tower_heads leaves 6 channels a head"),
+    (drawing, TOWER | {"tower_patch_size": 3}, "tower_patch_size is 3, which must divide image_patch_size (8)"),
 ]
 REQUIRED = ["vocab_size", "hidden_size", "num_hidden_layers", "intermediate_size", "max_position_embeddings"]
 

@@ -32,13 +32,16 @@ def counted(name: str) -> dict[str, int]:
     with torch.device("meta"):
         model = Transformer(config)
     assert all(p.is_meta for p in model.parameters())
-    found = dict.fromkeys(("total", "active", "engram", "mtp"), 0)
+    found = dict.fromkeys(("total", "active", "engram", "mtp", "media"), 0)
     for tensor, parameter in model.named_parameters():
         size, parts = prod(parameter.shape), tensor.split(".")
         if parts[0] == "mtp":
             found["mtp"] += size
             continue
         found["total"] += size
+        if parts[0] in ("media", "code_embed", "code_head"):  # no token of text touches them
+            found["media"] += size
+            continue
         if "engram" in parts and "table" in parts:
             found["engram"] += size
             found["active"] += config.memory.engram_heads * len(config.memory.engram_vocab_size) * parameter.shape[1]
@@ -125,6 +128,29 @@ def test_v4_lite_is_the_same_design() -> None:
     assert lite.attention.is_latent
 
 
+@pytest.mark.parametrize(("name", "most"), [("v4", 2.5e9), ("v4-lite", 1.5e9)])
+def test_the_articles_models_read_and_draw(name: str, most: float) -> None:
+    """Towers of a few hundred million parameters and a table and head of codes: a fraction of a percent of the whole."""
+    config, found = preset(name), counted(name)
+    assert most / 3 < found["media"] < most < 0.01 * found["total"]
+    seen, drawn = config.media_in, config.media_out
+    assert seen.tower_layers > 0 and seen.image_patch_size == 3 * seen.tower_patch_size
+    assert (seen.image_longest // seen.image_patch_size) ** 2 == 1024
+    assert (seen.clip_longest // seen.image_patch_size) ** 2 * seen.clip_frames < config.max_position_embeddings
+    assert drawn.image_token_size * config.hidden_size * 2 < found["media"]
+
+
+@pytest.mark.parametrize("name", ["nano", "debug"])
+def test_omni_is_the_same_trunk_with_media_parts(name: str) -> None:
+    omni, plain, added = preset(f"{name}-omni"), preset(name), counted(f"{name}-omni")
+    assert omni.but(media_in=None, media_out=None) == plain
+    assert omni.media_in is not None and omni.media_out is not None and not omni.media_in.tower_layers
+    assert added["active"] == counted(name)["active"]
+    d, codes = omni.hidden_size, omni.media_out.image_token_size
+    assert added["media"] == 2 * codes * d + (3 * 8 * 8 + 80 * 8 + 2 * 2) * d  # projections, their biases and norms
+    assert 2 * (counted("nano-omni")["total"] + counted("nano-omni")["mtp"]) < 40e6, "a file under 40 MB in bf16"
+
+
 def test_nano_fits_its_bounds() -> None:
     config, found = preset("nano"), counted("nano")
     assert 5e6 <= found["active"] <= 8e6
@@ -137,7 +163,7 @@ def test_micro_has_about_a_million_active() -> None:
     assert 0.8e6 <= counted("micro")["active"] <= 1.25e6
 
 
-@pytest.mark.parametrize("name", ["nano", "micro", "debug"])
+@pytest.mark.parametrize("name", ["nano", "micro", "debug", "debug-omni"])
 def test_our_own_have_all_parts_and_run(name: str) -> None:
     model = Transformer(preset(name)).init_weights(0).eval()
     with torch.no_grad():

@@ -69,7 +69,7 @@ class Depth(Study):
         gains: dict[str, list[float]] = {name: [] for name in GAINS}
         marks = {0, steps // 4, steps // 2, steps - 1}
         for step in range(steps):
-            outcome = accumulate(model, *data.batch(step), "dense", 0.0, 0)
+            outcome = accumulate(model, data.batch(step), "dense", 0.0, 0)
             if step in marks:
                 by_layer[step] = [gradient_norm(layer) for layer in model.layers]
             norm, _ = optimizer.step(recipe.optimizer.lr * min((step + 1) / max(WARM_UP * steps, 1), 1.0))

@@ -7,21 +7,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
 
 from experiments.lib.machine import ForeignWatch
+from fourfold.data.rows import RowBatch
 from fourfold.model.transformer import Transformer
-from fourfold.training.loop import to_half
-from fourfold.training.losses import update_bias
 from fourfold.training.memory import keep_freed_memory
 from fourfold.training.objective import Mode, accumulate, set_mode
 from fourfold.training.optim import Optimizer, OptimizerSettings
+from fourfold.training.start import to_half
 
 FOREIGN = 0.12  # of a core: a sample with more of it is dropped
 STEADY = 0.1  # warm-up ends when a step is within this of the one before it
 WARM_UPS = 12  # at most
-
-Rows = tuple[Tensor, Tensor]  # tokens and documents [B, T+1]
 
 
 class Trainee:
@@ -34,18 +31,18 @@ class Trainee:
         indexers = {name for name, _ in model.indexer_parameters()}
         self.optimizer = Optimizer(model, settings, indexers, dtype)
 
-    def step(self, rows: Rows, mode: Mode, mtp_weight: float = 0.3) -> tuple[float, float]:
+    def step(self, rows: RowBatch, mode: Mode, mtp_weight: float = 0.3) -> tuple[float, float]:
         """One step in a mode; returns the seconds of forward and backward together, and those of the optimiser."""
         set_mode(self.model, mode)
         began = time.perf_counter()
-        outcome = accumulate(self.model, *rows, mode, mtp_weight, 0)
+        outcome = accumulate(self.model, rows, mode, mtp_weight, 0)
         between = time.perf_counter()
         self.optimizer.step(self.settings.lr)
         ended = time.perf_counter()
         experts = self.model.config.experts
         if experts is not None and experts.topk_method == "noaux_tc" and mode != "indexer":
             for router, load in zip(self.model.routers(), outcome.loads, strict=True):
-                update_bias(router.bias, load, experts.bias_update_speed)
+                router.balance(load, experts.bias_update_speed)
         return between - began, ended - between
 
 
@@ -74,7 +71,7 @@ class Samples:
 
 
 def interleaved(
-    variants: Mapping[str, tuple[Trainee, Mode]], rows: Callable[[int], Rows], rounds: int, say: Callable[[str], None] = print
+    variants: Mapping[str, tuple[Trainee, Mode]], rows: Callable[[int], RowBatch], rounds: int, say: Callable[[str], None] = print
 ) -> dict[str, dict]:
     """Time every variant `rounds` times, one after another, each round on other rows; `rows(i)` gives the i-th batch.
 
@@ -83,7 +80,7 @@ def interleaved(
     """
     keep_freed_memory()
     found = {name: Samples() for name in variants}
-    size = math.prod(rows(0)[0][:, 1:].shape)
+    size = math.prod(rows(0).tokens[:, 1:].shape)
     for name, (trainee, mode) in variants.items():
         found[name].warm_ups = _warm_up(trainee, mode, rows)
         say(f"{name}: warm after {found[name].warm_ups} steps")
@@ -102,7 +99,7 @@ def interleaved(
     return {name: samples.summary(size) for name, samples in found.items()}
 
 
-def _warm_up(trainee: Trainee, mode: Mode, rows: Callable[[int], Rows]) -> int:
+def _warm_up(trainee: Trainee, mode: Mode, rows: Callable[[int], RowBatch]) -> int:
     before = math.inf
     for done in range(WARM_UPS):
         now = sum(trainee.step(rows(done), mode))

@@ -1,4 +1,4 @@
-"""`fourfold eval MODEL`: measure a checkpoint, every figure with its count and its 95 % interval."""
+"""`fourfold eval [TASK] MODEL`: measure a checkpoint, every figure with its count and its 95 % interval."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -9,10 +9,17 @@ import typer
 
 from fourfold.cli.generate import open_model
 
+OMNI = "omni"  # the task of pictures, clips and sound, which has a table of its own
+
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help="Name or folder of a checkpoint.")] = "nano",
-    task: Annotated[str, typer.Option(help="perplexity, recall, needles, indexer, experts, arithmetic or all.")] = "all",
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[TASK] [MODEL]", help="What to measure (as --task), and a checkpoint's name or folder."),
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="perplexity, recall, needles, indexer, experts, arithmetic or all (of these); or omni.")
+    ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="At most so many documents, questions, contexts or rows of each; a quick look.")
     ] = None,
@@ -23,23 +30,49 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print all figures as one JSON object.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write that object to a file, too.")] = None,
 ) -> None:
-    """Measure a checkpoint on the bundled corpora."""
+    """Measure a checkpoint on the bundled corpora.
+
+    `fourfold eval omni MODEL` measures what it reads, hears, draws and films.
+    """
+    task, model = _asked(words or [], task)
     chosen = _lengths(lengths)
     network = open_model(model)
 
-    from fourfold.evals.suite import Options, run
     from fourfold.files import atomic_file
 
-    results = run(network, task, Options(limit, chosen, window))
-    whole = json.dumps({"model": model, "limit": limit, "tasks": results}, ensure_ascii=False)
+    if task == OMNI:
+        from fourfold.evals import omni
+
+        named = results = omni.run(network, limit)
+    else:
+        from fourfold.evals.suite import Options, run
+
+        results = run(network, task, Options(limit, chosen, window))
+        named = {"tasks": results}
+    whole = json.dumps({"model": model, "limit": limit, **named}, ensure_ascii=False)
     if out is not None:
         with atomic_file(out) as partial:
             partial.write_text(whole + "\n", "utf-8")
     if as_json:
         return typer.echo(whole)
+    if task == OMNI:
+        return typer.echo("\n".join(_omni(results)))
     for name, result in results.items():
         lines = [f"skipped: {result['skipped']}"] if "skipped" in result else SPOKEN[name](result)
         typer.echo("\n".join([f"## {name}", *lines, ""]))
+
+
+def _asked(words: list[str], task: str | None) -> tuple[str, str]:
+    """Task and model: a task may come first, or by its option; a model that is named like a task is found as ./NAME."""
+    from fourfold.errors import ConfigError
+
+    left = list(words)
+    if task is None and left and left[0] in (*SPOKEN, "all", OMNI):
+        task = left.pop(0)
+    if len(left) > 1:
+        raise ConfigError(f"{left[0]}: is no task; choose one of {', '.join(SPOKEN)}, all, {OMNI}, and one model after it")
+    task = task or "all"
+    return task, left[0] if left else ("nano-omni" if task == OMNI else "nano")
 
 
 def _lengths(given: str | None) -> list[int] | None:
@@ -101,6 +134,21 @@ def _experts(result: dict) -> Iterator[str]:
 def _arithmetic(result: dict) -> Iterator[str]:
     for name, row in {**result["kinds"], "total": result["total"]}.items():
         yield f"{name:<24} {row['total']:>6}  {_share(row)}"
+
+
+def _omni(result: dict) -> Iterator[str]:
+    yield f"{'':<29} {'value':>7}  {'95 % interval':<18} {'chance':>7} {'baseline':>9}  {'count':>9}"
+    for name, row in result.items():
+        if row["value"] is None:
+            yield f"{name:<29} {'-':>7}  {row['reason']}"
+            continue
+        numbers = " ".join(
+            "-".rjust(n) if row[key] is None else f"{row[key]:>{n}.3f}" for key, n in (("chance", 7), ("baseline", 9))
+        )
+        interval = _interval(row["interval"], "{:.3f}").strip()
+        line = f"{name:<29} {row['value']:>7.3f}  {interval:<18} {numbers}  {row['count']:>9,}  {row['baseline_is']}"
+        ceiling = f"; at most {row['ceiling']:.3f} ({row['ceiling_is']})" if "ceiling" in row else ""
+        yield line + ceiling
 
 
 def _share(row: dict) -> str:

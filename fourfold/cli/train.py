@@ -8,7 +8,7 @@ import typer
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="What to train: debug (a minute), micro, nano, nano-long or nano-dense.")],
+    recipe: Annotated[str, typer.Argument(help="What to train: debug (a minute), micro, nano, nano-omni, nano-dense, codec ...")],
     steps: Annotated[int | None, typer.Option(min=1, help="Stop after this many steps in all.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; by default $FOURFOLD_HOME/runs/RECIPE-TIME.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest whole checkpoint of the run.")] = False,
@@ -20,13 +20,14 @@ def train(
 ) -> None:
     """Train RECIPE. Ctrl-C writes a checkpoint; --resume goes on from it as if nothing had happened."""
     from fourfold.errors import ConfigError  # torch is imported only when something is trained
-    from fourfold.training import recipes
-    from fourfold.training.loop import train as run
+    from fourfold.training import codec, loop, recipes
 
-    chosen = recipes.recipe(recipe)
     if resume and settings:
         raise ConfigError("--set: a resumed run keeps its recipe.json; leave --set out, or start a new run without --resume")
-    summary = run(recipes.override(chosen, settings or []), out, resume, steps)
+    if recipe == codec.NAME:  # what draws pictures and clips; all others are language models
+        summary = codec.train(codec.override(codec.CodecRecipe(), settings or []), out, resume, steps)
+    else:
+        summary = loop.train(recipes.override(recipes.recipe(recipe), settings or []), out, resume, steps)
     if as_json:
         typer.echo(json.dumps(summary.to_dict()))
     if summary.interrupted:

@@ -55,6 +55,8 @@ class Corpus:
 
     def documents(self, split: str) -> Iterator[Document]:
         """The documents of a split, in file order; every file is checked against its sha256 before it is read."""
+        if self.about.get("holds", "documents") != "documents":
+            raise DataError(f"{self.folder}: holds {self.about['holds']}, not documents; name a corpus like tiny-text")
         for path in self.files(split):
             self.verify(path)
             for batch in pq.ParquetFile(path).iter_batches(1000):

@@ -24,6 +24,15 @@ class Draw:
     def pick(self, options: Sequence[T]) -> T:
         return options[self.below(len(options))]
 
+    def weighed(self, options: Sequence[T], shares: Sequence[float]) -> T:
+        """One of them, each as often as its share says."""
+        left = self.unit() * sum(shares)
+        for option, share in zip(options, shares, strict=True):
+            left -= share
+            if left < 0:
+                return option
+        return options[-1]
+
     def some(self, options: Sequence[T], count: int) -> list[T]:
         """`count` different ones (or all there are), in a drawn order."""
         left = list(options)

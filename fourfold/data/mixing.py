@@ -7,8 +7,9 @@ start, each source has had its share of the rows to less than one row. Every sou
 from typing import Protocol
 
 import numpy as np
-import torch
 from torch import Tensor
+
+from fourfold.data.rows import RowBatch, joined
 
 
 class Rows(Protocol):
@@ -17,8 +18,8 @@ class Rows(Protocol):
     def row_at(self, place: int) -> int:
         """The number of the row at a place of the run."""
 
-    def take(self, rows: list[int]) -> tuple[Tensor, Tensor]:
-        """Rows by number: (tokens [B, T+1] int64, documents [B, T+1] int64)."""
+    def take(self, rows: list[int]) -> tuple[Tensor, Tensor] | RowBatch:
+        """Rows by number: where all is text (tokens [B, T+1] int64, documents [B, T+1] int64) will do."""
 
 
 class MixedRows:
@@ -31,17 +32,15 @@ class MixedRows:
         self._counts = [0] * len(self.names)
         self._chosen: list[tuple[int, int]] = []  # per row: the source's index, and how many rows it gave before
 
-    def batch(self, step: int, batch_size: int) -> tuple[Tensor, Tensor]:
-        """Rows `step * batch_size` and on: (tokens [B, T+1], documents [B, T+1]); numbers of documents differ between rows."""
-        tokens: list[Tensor] = []
-        documents: list[Tensor] = []
+    def batch(self, step: int, batch_size: int) -> RowBatch:
+        """Rows `step * batch_size` and on; numbers of documents differ between rows."""
+        rows: list[RowBatch] = []
         for place in range(step * batch_size, (step + 1) * batch_size):
             name, nth = self.source_of(place)
             source = self.sources[name]
-            row, numbers = source.take([source.row_at(self.first.get(name, 0) + nth)])
-            tokens.append(row)
-            documents.append(numbers - numbers[0, 0] + len(documents) * row.shape[1])
-        return torch.cat(tokens), torch.cat(documents)
+            row = source.take([source.row_at(self.first.get(name, 0) + nth)])
+            rows.append(row if isinstance(row, RowBatch) else RowBatch(*row))
+        return joined(rows)
 
     def source_of(self, place: int) -> tuple[str, int]:
         """The source of the row at a place, and how many rows that source gave before it."""

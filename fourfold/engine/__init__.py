@@ -1,1 +1,1 @@
-"""Running a model: choosing tokens from logits, and turning a prompt into text as it comes."""
+"""Running a model: choosing tokens from logits, and turning a prompt into text and drawings as they come."""

@@ -1,18 +1,19 @@
-"""A prompt in, text out as it comes: chunked prefill, cached decoding, stop strings, whole characters only."""
+"""A prompt in, text and drawings out as they come: chunked prefill, cached decoding, stop strings, whole characters only."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
+from fourfold.engine.canvas import Drawing, open_canvas, pixels_of, placed
+from fourfold.engine.grammar import Grammar
+from fourfold.engine.layout import Layout
 from fourfold.engine.sampler import Sampling, sample
+from fourfold.engine.sequence import PREFILL, Prompt, Sequence, glue, span_of
+from fourfold.engine.stops import StopStrings
 from fourfold.errors import ConfigError
-from fourfold.model.inputs import Batch
+from fourfold.media.spans import Span
 from fourfold.model.transformer import Transformer
+from fourfold.text.chats.events import DrawingBegun, DrawingCodes, DrawingEvent, DrawingFinished
 from fourfold.text.tokenizer import StreamDecoder, Tokenizer
-
-PREFILL = 512  # prompt tokens in one forward; bounds the memory of a long prompt
 
 
 @dataclass(frozen=True)
@@ -20,110 +21,105 @@ class Piece:
     """What one step gave: text that is final (often empty while it is held back), the tokens behind it, and why it ended.
 
     finish_reason: None until the last piece, then "stop" (an end token or a stop string) or "length" (max_tokens or the context).
+    A drawing comes as events: begun, a code a piece (codes are no `tokens`, which are of the vocabulary), finished.
     """
 
     text: str
     tokens: tuple[int, ...] = ()
     finish_reason: str | None = None
-
-
-class Sequence:
-    """One growing sequence: the model's cache and the tokens it has seen, so that a next prompt reuses what it shares."""
-
-    def __init__(self, model: Transformer) -> None:
-        self.model, self.limit = model, model.config.max_position_embeddings
-        self.cache = model.new_cache(1)
-        self.tokens: list[int] = []
-
-    def rewind(self, prompt: list[int]) -> list[int]:
-        """Forget what is not a beginning of `prompt`; returns the rest of it, at least one token."""
-        pairs = zip(self.tokens, prompt[:-1], strict=False)
-        shared = next((i for i, (old, new) in enumerate(pairs) if old != new), min(len(self.tokens), len(prompt) - 1))
-        self.cache.truncate(shared)
-        del self.tokens[shared:]
-        return prompt[shared:]
-
-    @torch.inference_mode()
-    def feed(self, tokens: list[int], chunk: int = PREFILL) -> Tensor:
-        """Append tokens, `chunk` at a time; the logits [V] after the last one. After a failure, `rewind` cleans up."""
-        device = next(self.model.parameters()).device
-        for start in range(0, len(tokens), chunk):
-            part = torch.tensor([tokens[start : start + chunk]], device=device)
-            hidden = self.model.trunk(Batch.from_tokens(part, past=[len(self.tokens)]), cache=self.cache)
-            self.tokens += part[0].tolist()
-        return self.model.logits(hidden[-1:])[0]
-
-
-class StopStrings:
-    """Holds text back while it may be the beginning of a stop string, however tokens cut it."""
-
-    def __init__(self, stops: Iterable[str]) -> None:
-        self.stops, self._held = tuple(stops), ""
-
-    def add(self, text: str) -> tuple[str, bool]:
-        """The text that is free to go, and whether a stop string is complete (the one completed first counts)."""
-        held = self._held + text
-        found = [(held.find(stop) + len(stop), held.find(stop)) for stop in self.stops if stop in held]
-        if found:
-            self._held = ""
-            return held[: min(found)[1]], True
-        keep = max((_overlap(held, stop) for stop in self.stops), default=0)
-        self._held = held[len(held) - keep :]
-        return held[: len(held) - keep], False
-
-    def flush(self) -> str:
-        """The text held back, once nothing follows."""
-        held, self._held = self._held, ""
-        return held
+    drawing: DrawingEvent | None = None
 
 
 def generate(
     model: Transformer,
-    prompt: list[int],
+    prompt: Prompt,
     sampling: Sampling,
     tokenizer: Tokenizer,
     sequence: Sequence | None = None,
     chunk: int = PREFILL,
+    drawing: Drawing | None = None,
 ) -> Iterator[Piece]:
-    """Continue a prompt (token ids), a Piece for each token; the last piece has the finish reason.
+    """Continue a prompt (a Span, or token ids), a Piece for each token; the last piece has the finish reason.
 
-    `sequence` keeps its cache between calls: a prompt that begins like what it has seen is computed from there on.
-    Raises ConfigError at once for an empty prompt or one that leaves no room in the context.
+    A prompt that ends in a drawing, as after `spans.draw_opening`, has it drawn first. `sequence` keeps its cache between calls: a
+    prompt that begins like what it has seen is computed from there on. Raises ConfigError at once for an empty prompt, or one that
+    leaves no room in the context or for its drawing.
     """
-    sequence = sequence or Sequence(model)
-    if not prompt:
+    sequence = Sequence(model) if sequence is None else sequence
+    if not len(prompt):
         raise ConfigError("prompt: empty; give at least one token of text")
     if len(prompt) >= sequence.limit:
         raise ConfigError(f"prompt: {len(prompt)} tokens leave no room in the context of {sequence.limit}; shorten it")
-    return _generate(sequence, prompt, sampling, tokenizer, chunk)
+    return _Answer(sequence, span_of(prompt), sampling, tokenizer, chunk, drawing or Drawing()).pieces()
 
 
-def _generate(seq: Sequence, prompt: list[int], sampling: Sampling, tokenizer: Tokenizer, chunk: int) -> Iterator[Piece]:
-    ends, generator = end_tokens(seq.model, tokenizer), sampling.generator()
-    room = min(sampling.max_tokens or seq.limit, seq.limit - len(prompt))
-    decoder, stops = StreamDecoder(tokenizer), StopStrings(sampling.stop)
-    tokens = seq.rewind(prompt)
-    for left in reversed(range(room)):
-        token = sample(seq.feed(tokens, chunk), sampling, generator)
-        tokens = [token]
-        text, stopped = ("", False) if token in ends else stops.add(decoder.push(token))
-        if token in tokenizer.special_ids - ends and not stopped:
-            text += stops.flush()  # a stop string does not reach across a control token
-        if token in ends or (left == 0 and not stopped):
-            tail, stopped = stops.add(decoder.finish())
-            text += tail + stops.flush()
-        reason = "stop" if stopped or token in ends else "length" if left == 0 else None
-        yield Piece(text, (token,), reason)
-        if reason:
-            return
+class _Answer:
+    """One answer in the making. `pending` is still to be read by the model, `left` tokens may still come, the next at `place`."""
+
+    def __init__(
+        self, sequence: Sequence, prompt: Span, sampling: Sampling, tokenizer: Tokenizer, chunk: int, drawing: Drawing
+    ) -> None:
+        self.sequence, self.prompt, self.place, self.chunk = sequence, prompt, len(prompt), chunk
+        self.sampling, self.drawing, self.generator = sampling, drawing, sampling.generator()
+        self.tokenizer, self.ends = tokenizer, end_tokens(sequence.model, tokenizer)
+        self.decoder, self.stops = StreamDecoder(tokenizer), StopStrings(sampling.stop)
+        self.left = min(sampling.max_tokens or sequence.limit, sequence.limit - len(prompt))
+        self.grammar = Grammar(sequence.model.config, tokenizer, drawing.begin, drawing.most)
+        self.grammar.resume(prompt, self.left)
+        self.reason: str | None = None
+
+    def pieces(self) -> Iterator[Piece]:
+        self.pending = self.sequence.rewind(self.prompt)
+        while self.reason is None:
+            if self.grammar.layout is None:
+                yield self._say()
+            else:
+                yield from self._draw(self.grammar.layout)
+
+    def _say(self) -> Piece:
+        """The next token of the vocabulary, and what it adds to the text."""
+        token = self.grammar.only(self.left)
+        if token is None:
+            logits = self.sequence.feed(self.pending, self.chunk)
+            token = sample(self.grammar.masked(logits, self.left), self.sampling, self.generator)
+            self.pending = span_of([token], self.place)
+        else:
+            self.pending = glue(self.pending, span_of([token], self.place))
+        self.grammar.take(token)
+        self.place, self.left = self.place + 1, self.left - 1
+        return self._piece(token)
+
+    def _piece(self, token: int) -> Piece:
+        begun, ended = len(self.grammar.begun), token in self.ends
+        text = self.decoder.finish() if begun == 1 else "" if begun or ended else self.decoder.push(token)
+        text, stopped = self.stops.add(text)
+        if token in self.tokenizer.special_ids - self.ends and not stopped:
+            text += self.stops.flush()  # a stop string does not reach across a control token
+        if ended or (self.left == 0 and not stopped):
+            tail, stopped = self.stops.add(self.decoder.finish())
+            text += tail + self.stops.flush()
+        self.reason = "stop" if stopped or ended else "length" if self.left == 0 else None
+        return Piece(text, (token,), self.reason)
+
+    def _draw(self, layout: Layout) -> Iterator[Piece]:
+        """The drawing whose opening is there, to its end."""
+        sequence, grammar, there = self.sequence, self.grammar, len(self.grammar.begun)
+        start, guidance = self.place - there, self.drawing.guidance
+        canvas, hidden = open_canvas(sequence, self.pending, layout, there, grammar.drawn, guidance, self.chunk)
+        yield Piece("", drawing=DrawingBegun(layout.grid))
+        for codes in canvas.strokes(hidden, there, lambda logits: [sample(logits[0], self.drawing.codes, self.generator)]):
+            yield Piece("", drawing=DrawingCodes(tuple(codes)))
+        tokens = canvas.tokens[0]
+        sequence.keep(canvas.own_cache(), placed(layout, tokens, start, len(sequence) - start, canvas.fed))
+        self.pending = placed(layout, tokens, start, canvas.fed, len(layout))
+        self.place, self.left = start + len(layout), self.left - (len(layout) - there)
+        self.grammar.finish()
+        self.reason = None if self.left else "length"
+        whole = canvas.codes()[0]
+        yield Piece("", (int(layout.span.tokens[-1]),), self.reason, DrawingFinished(whole, pixels_of(sequence.model, whole)))
 
 
 def end_tokens(model: Transformer, tokenizer: Tokenizer) -> frozenset[int]:
     """The ids that end an answer: the model's end of text, and the end of a turn."""
     own = model.config.eos_token_id
     return tokenizer.ends if own is None else tokenizer.ends | {own}
-
-
-def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that begins `stop`, without completing it."""
-    return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)

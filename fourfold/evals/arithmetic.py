@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from fourfold.data.corpus import Corpus
 from fourfold.data.documents import Document
 from fourfold.data.progress import progress
+from fourfold.engine.batches import replies
 from fourfold.engine.generate import end_tokens
 from fourfold.errors import DataError
 from fourfold.evals.answers import last_number
-from fourfold.evals.greedy import replies
 from fourfold.evals.statistics import share, subset
 from fourfold.model.transformer import Transformer
 from fourfold.text.chat import render

@@ -11,9 +11,9 @@ from fourfold.data.corpus import Corpus
 from fourfold.data.needles import NeedleTask, needle_task
 from fourfold.data.packing import tokenise
 from fourfold.data.progress import progress
+from fourfold.engine.batches import prefill, replies
 from fourfold.engine.generate import end_tokens
 from fourfold.errors import ConfigError
-from fourfold.evals.greedy import prefill, replies
 from fourfold.evals.statistics import share
 from fourfold.model.transformer import Transformer
 

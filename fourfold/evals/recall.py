@@ -12,11 +12,11 @@ from pathlib import Path
 
 from fourfold.data.corpus import Corpus
 from fourfold.data.progress import progress
+from fourfold.engine.batches import replies
 from fourfold.engine.generate import end_tokens
 from fourfold.errors import DataError
 from fourfold.evals.ablation import without_engram
 from fourfold.evals.answers import answers, normalise, states
-from fourfold.evals.greedy import replies
 from fourfold.evals.statistics import share, subset
 from fourfold.model.transformer import Transformer
 from fourfold.text.chat import render

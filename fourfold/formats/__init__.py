@@ -13,10 +13,13 @@ from fourfold.formats import convert, gguf, ours, published
 from fourfold.formats.adapter import Adapter
 from fourfold.formats.shards import INDEX, WHOLE, read_json
 from fourfold.formats.writing import SHARD_BYTES
+from fourfold.media.codec import Codec
 from fourfold.model.transformer import Transformer
 from fourfold.paths import available, find
 from fourfold.text.packaged import PACKAGED, open_packaged
 from fourfold.text.tokenizer import Tokenizer
+
+CODEC = "codec"  # the folder inside a checkpoint that holds the codec of what it draws
 
 # model_type of config.json -> the module whose ADAPTER reads and writes it
 ADAPTERS: dict[str, str] = {
@@ -36,7 +39,7 @@ def open_checkpoint(
     mapped: bool = False,
     allow_hub: bool = False,
 ) -> Transformer:
-    """A model in evaluation mode, with its tokenizer as `.tokenizer` (None when there is none)."""
+    """A model in evaluation mode, with its tokenizer as `.tokenizer` and the codec of what it draws as `.codec` (None without)."""
     path = locate(name_or_path, allow_hub)
     source = open_source(path)
     if source is None:
@@ -44,6 +47,7 @@ def open_checkpoint(
     else:
         model = published.build(source, ours.parse_dtype(dtype), ours.parse_device(device))
     model.tokenizer = find_tokenizer(path)
+    object.__setattr__(model, "codec", find_codec(path, model.config))  # beside the network: not counted, cast or saved with it
     return model
 
 
@@ -68,6 +72,16 @@ def find_tokenizer(path: Path) -> Tokenizer | None:
         return open_tokenizer(path)
     except CheckpointError:
         return None
+
+
+def find_codec(path: Path, config: ModelConfig) -> Codec | None:
+    """The codec in the folder of a model that draws, None where there is none. Raises CheckpointError for one of other codes."""
+    if config.media_out is None or not (path / CODEC).is_dir():
+        return None
+    codec, codes = Codec.load(path / CODEC), config.media_out.image_token_size
+    if codec.codes != codes:
+        raise CheckpointError(f"{path / CODEC}: has {codec.codes} codes, the model draws {codes}; put the one it was trained with")
+    return codec
 
 
 def open_config(name_or_path: str | os.PathLike, allow_hub: bool = False) -> ModelConfig:
@@ -156,7 +170,8 @@ def convert_checkpoint(
         target = convert.as_published(origin, found.adapter if found else adapter_for(origin.model.config), name)
     else:
         raise ConfigError(f"to: {to!r} is not a format to convert to; choose fourfold or hf")
-    return convert.convert(origin, target, folder, find_tokenizer(path), shard_bytes, watch)
+    codec = path / CODEC if (path / CODEC).is_dir() else None
+    return convert.convert(origin, target, folder, find_tokenizer(path), shard_bytes, watch, codec)
 
 
 def adapter_of(model_type: str) -> Adapter:

@@ -169,8 +169,9 @@ def convert(
     tokenizer: Tokenizer | None = None,
     shard_bytes: int = SHARD_BYTES,
     watch: Watch = unwatched,
+    codec: Path | None = None,
 ) -> dict[str, Any]:
-    """Write `wanted` as a folder; returns what was done.
+    """Write `wanted` as a folder, with a copy of the folder `codec` in it; returns what was done.
 
     Raises CheckpointError when `folder` exists. What a killed conversion had finished is taken over if it is whole and came from
     the same files with the same options.
@@ -189,6 +190,8 @@ def convert(
                 write_shard(partial, {name: wanted.specs[name] for name in shards[file]}, wanted.pieces)
                 notes["done"][file] = _checksum(partial)
             _note(aside, notes)
+    if codec is not None:
+        shutil.copytree(codec, aside / codec.name, dirs_exist_ok=True)
     _finish(aside, folder, wanted, index_of(shards, wanted.specs), tokenizer)
     return {"folder": str(folder), "shards": len(shards), "taken_over": len(kept), "bytes": sum(sizes.values())}
 

@@ -116,8 +116,9 @@ def film_opening(tokenizer: "Tokenizer", frames: int, rows: int, columns: int) -
 
 def code_frame(codes: Tensor, index: int, modality: Modality) -> Span:
     """The codes [rows, columns] of one frame of a clip, or of a picture; positions from the first code of the first frame on."""
-    tokens, kinds = codes.flatten(), torch.full((codes.numel(),), modality, dtype=torch.uint8)
-    return Span(tokens, kinds, grid_positions(*codes.shape, index / FILM_RATE))
+    rows, columns = codes.shape
+    kinds = torch.full((rows * columns,), modality, dtype=torch.uint8)
+    return Span(codes.flatten(), kinds, grid_positions(rows, columns, index / FILM_RATE))
 
 
 def grid_positions(rows: int, columns: int, seconds: float = 0.0) -> Tensor:
@@ -140,7 +141,8 @@ def _framed(frames: Tensor, seconds: Sequence[float], modality: Modality, tokeni
     parts = [_control(name, tokenizer)]
     for grid, shown in zip(patches_of(frames, patch), seconds, strict=True):
         parts += [_control("frame", tokenizer)] * (modality is Modality.VIDEO)
-        positions = grid_positions(*grid.shape[:2], shown).unflatten(1, grid.shape[:2])
+        rows, columns = grid.shape[:2]
+        positions = grid_positions(rows, columns, shown).unflatten(1, (rows, columns))
         for row, places in zip(grid, positions.unbind(1), strict=True):
             parts += [Span(*_blank(len(row), modality), places, pixels=row), _control("row", tokenizer)]
     return _anchored([*parts, _control(f"/{name}", tokenizer)])

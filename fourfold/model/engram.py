@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fourfold.config import MemoryConfig, ModelConfig
-from fourfold.model.inputs import TEXT, Context
+from fourfold.modality import Modality
+from fourfold.model.inputs import Context
 from fourfold.model.state import Fields, LayerState
 from fourfold.ops.linear import Linear
 from fourfold.ops.norm import rms_norm
@@ -112,7 +113,7 @@ class Engram(nn.Module):
         known = batch.pad(gates) if back == 0 else self._with_past(state.read("gate"), places, batch.pad(gates), back)
         values = known.to(rows.dtype)[..., None] * self.value_proj(rows)[:, :, None]  # [S, back + L, n, d]
         out = F.silu(self.convolve(values, places, context, back)) + values[:, back:]
-        is_text = (batch.modality == TEXT).to(out.dtype)
+        is_text = (batch.modality == Modality.TEXT).to(out.dtype)
         return batch.unpad(out) * is_text[:, None, None]
 
     def _with_past(self, remembered: Tensor, places: Tensor, current: Tensor, back: int) -> Tensor:
@@ -137,7 +138,7 @@ class Engram(nn.Module):
         here, there = places.clamp(0, last), (places - shift).clamp(0, last)
         documents, modality = context.history.documents, context.history.modality
         same = documents.gather(1, here) == documents.gather(1, there)
-        return same & (modality.gather(1, there) == TEXT) & (places >= shift)
+        return same & (modality.gather(1, there) == Modality.TEXT) & (places >= shift)
 
     def gates(self, streams: Tensor, rows: Tensor) -> Tensor:
         """α [N, n] in fp32: how well each stream's state agrees with what was found."""

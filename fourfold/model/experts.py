@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fourfold.config import ExpertsConfig, ModelConfig
+from fourfold.modality import Modality
 from fourfold.model.inputs import Context
 from fourfold.ops.experts import grouped_experts, swiglu
 from fourfold.ops.linear import Linear
@@ -33,16 +34,22 @@ class Router(nn.Module):
 
     `noaux_tc` (V3): the bias decides who is chosen, never the weight, and is moved by the trainer after each step to even the load.
     `hashed` (V4's first layers), the vocabulary's size: a fixed table `tid2eid` names each token's experts, and only weights are
-    learned.
+    learned. `media`: what is no text has a bias of its own for each modality (V4.1's bias_vl, one for each).
     """
 
-    def __init__(self, hidden: int, config: ExpertsConfig, hashed: int | None = None) -> None:
+    bias: Tensor
+    media_bias: Tensor
+
+    def __init__(self, hidden: int, config: ExpertsConfig, hashed: int | None = None, media: bool = False) -> None:
         super().__init__()
         self.config, self.hashed = config, hashed is not None
         self.weight = nn.Parameter(torch.empty(config.n_routed_experts, hidden))
         self.balanced = config.topk_method == "noaux_tc" and not self.hashed
         if self.balanced:
             self.register_buffer("bias", torch.zeros(config.n_routed_experts))
+        self.media = media and self.balanced
+        if self.media:
+            self.register_buffer("media_bias", torch.zeros(len(Modality) - 1, config.n_routed_experts))
         if hashed is not None:
             self.register_buffer("tid2eid", torch.zeros(hashed, config.num_experts_per_tok, dtype=torch.long))
 
@@ -52,14 +59,14 @@ class Router(nn.Module):
             places = generator.random((self.tid2eid.shape[0], self.config.n_routed_experts)).argsort(-1)
             self.tid2eid.copy_(torch.from_numpy(places[:, : self.config.num_experts_per_tok]))
 
-    def forward(self, x: Tensor, tokens: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, x: Tensor, tokens: Tensor | None = None, modality: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """x [N, d] -> expert ids [N, k], weights [N, k], scores [N, E] normalised to sum one (for the balance loss).
 
-        tokens [N]: needed where the token decides.
+        tokens [N]: needed where the token decides; modality [N]: None where all is text.
         """
         config = self.config
         scores = self.scores(x)
-        ids = self.tid2eid[tokens] if self.hashed else self.choose(scores.detach())
+        ids = self.tid2eid[tokens] if self.hashed else self.choose(scores.detach(), modality)
         weights = scores.gather(-1, ids)
         if config.norm_topk_prob:
             weights = weights / (weights.sum(-1, keepdim=True) + 1e-20)
@@ -74,10 +81,27 @@ class Router(nn.Module):
             return logits.sigmoid()
         return nn.functional.softplus(logits.clamp(min=LOWEST_LOGIT)).sqrt()
 
-    def choose(self, scores: Tensor) -> Tensor:
+    def choose(self, scores: Tensor, modality: Tensor | None = None) -> Tensor:
         """Ids [N, k] of the best experts, best first."""
-        judged = scores + self.bias if self.balanced else scores
+        judged = scores + self.bias_of(modality) if self.balanced else scores
         return first_topk(self.within_groups(judged), self.config.num_experts_per_tok)
+
+    def bias_of(self, modality: Tensor | None) -> Tensor:
+        """[E], or [N, E] where each token goes by its own modality."""
+        if modality is None or not self.media:
+            return self.bias
+        return torch.cat([self.bias[None], self.media_bias])[modality.long()]
+
+    @torch.no_grad()
+    def balance(self, load: Tensor, speed: float) -> None:
+        """Move every modality's bias towards an even load of its own: load [6, E], how often each expert was chosen in a step.
+
+        Experts below the mean rise by `speed`, the others fall (V3, section 2.1.2); a modality that did not occur stays.
+        """
+        moves = speed * torch.sign(load.mean(-1, keepdim=True) - load)
+        self.bias += moves[Modality.TEXT]
+        if self.media:
+            self.media_bias += moves[1:]
 
     def within_groups(self, judged: Tensor) -> Tensor:
         """Rules out all but the best groups: judged by the two best experts (V3) or by the best one (V2)."""
@@ -97,14 +121,14 @@ class Experts(nn.Module):
         super().__init__()
         sizes, hidden = config.experts, config.hidden_size
         width, self.limit = sizes.moe_intermediate_size, sizes.swiglu_limit
-        self.router = Router(hidden, sizes, config.vocab_size if config.is_hashed(layer) else None)
+        self.router = Router(hidden, sizes, config.vocab_size if config.is_hashed(layer) else None, config.has_media)
         self.gate_up = ResidentStore(sizes.n_routed_experts, 2 * width, hidden)
         self.down = ResidentStore(sizes.n_routed_experts, hidden, width)
         self.shared = FeedForward(hidden, sizes.n_shared_experts * width, self.limit) if sizes.n_shared_experts else None
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """x [N, d] -> [N, d]."""
-        ids, weights, scores = self.router(x, context.batch.tokens)
+        ids, weights, scores = self.router(x, context.batch.tokens, context.batch.modality)
         if context.trace is not None:
             context.layer_trace.expert_ids, context.layer_trace.expert_scores = ids, scores
         y = grouped_experts(x, ids, weights, self.gate_up, self.down, self.limit)

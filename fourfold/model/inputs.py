@@ -1,15 +1,20 @@
 """The vocabulary of a forward pass: a ragged Batch of flat tokens, and the Context that its layers share."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import accumulate
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fourfold.modality import Modality
 from fourfold.model.trace import LayerTrace, Trace
 
-TEXT = 0  # modality id of ordinary tokens
+if TYPE_CHECKING:
+    from fourfold.media.spans import Span
 
 
 def document_starts(documents: Tensor) -> Tensor:
@@ -19,12 +24,23 @@ def document_starts(documents: Tensor) -> Tensor:
     return torch.where(begins, places, 0).cummax(1).values
 
 
+def is_read(modality: Tensor) -> Tensor:
+    """Bool, where a vector stands in place of a token."""
+    return (modality >= Modality.IMAGE) & (modality <= Modality.AUDIO)
+
+
+def is_code(modality: Tensor) -> Tensor:
+    """Bool, where the token is a code of the picture codec."""
+    return modality >= Modality.DRAWN
+
+
 @dataclass(frozen=True)
 class Batch:
     """Chunks of several sequences laid end to end; prefill, decode, packed documents and media share this form.
 
     tokens [N] int64; lengths: tokens of each sequence in this chunk, summing to N; positions [3, N] (time, row, column; equal for
-    text); modality [N]; documents [N]: tokens of one sequence see each other only within a document.
+    text); modality [N]; documents [N]: tokens of one sequence see each other only within a document. vectors [M, d]: what stands
+    in place of a token where something is read, in the order of these places.
     """
 
     tokens: Tensor
@@ -32,6 +48,7 @@ class Batch:
     positions: Tensor
     modality: Tensor
     documents: Tensor
+    vectors: Tensor | None = None
 
     @classmethod
     def from_tokens(cls, tokens: Tensor, documents: Tensor | None = None, past: list[int] | None = None) -> "Batch":
@@ -61,6 +78,52 @@ class Batch:
         flat = torch.cat(chunks)
         zeros = torch.zeros_like(flat)
         return cls(flat, tuple(len(c) for c in chunks), place.expand(3, -1), zeros.to(torch.uint8), zeros)
+
+    @classmethod
+    def from_spans(cls, rows: "Sequence[Span | Sequence[Span]]", vectors: Tensor | None = None) -> "Batch":
+        """A sequence of each row: one span, or several packed as documents. Positions are those of the spans.
+
+        So a continuation is a `Span.cut` of the whole. `vectors` [M, d] of what is read, see `Transformer.look`.
+        """
+        packed = [[row] if hasattr(row, "tokens") else list(row) for row in rows]
+        spans = [span for row in packed for span in row]
+        numbers = torch.tensor([number for row in packed for number in range(len(row))])
+        return cls(
+            tokens=torch.cat([span.tokens for span in spans]),
+            lengths=tuple(sum(map(len, row)) for row in packed),
+            positions=torch.cat([span.positions for span in spans], 1),
+            modality=torch.cat([span.modality for span in spans]),
+            documents=numbers.repeat_interleave(torch.tensor([len(span) for span in spans])),
+            vectors=vectors,
+        )
+
+    def cut(self, start: int, stop: int) -> "Batch":
+        """The places [start, stop) of a batch of one sequence, with the vectors that belong to them."""
+        if self.sequences != 1:
+            raise ValueError(f"only a batch of one sequence can be cut, this one has {self.sequences}")
+        fields = {name: getattr(self, name)[..., start:stop] for name in ("tokens", "positions", "modality", "documents")}
+        read, vectors = is_read(self.modality), self.vectors
+        if vectors is not None:
+            vectors = vectors[int(read[:start].sum()) : int(read[:stop].sum())]
+        return Batch(lengths=(len(fields["tokens"]),), vectors=vectors, **fields)
+
+    def shifted(self) -> "Batch":
+        """Every place holds what comes after it in its sequence, and the last the text token 0; all else is as it was."""
+        tokens, modality = (self.unpad(F.pad(self.pad(x)[:, 1:], (0, 1))) for x in (self.tokens, self.modality))
+        vectors = self.vectors
+        if vectors is not None:
+            starts = [stop - n for stop, n in zip(accumulate(self.lengths), self.lengths, strict=True) if n]
+            moved = is_read(self.modality)
+            kept = moved.clone()
+            kept[starts] = False
+            vectors = vectors[kept[moved]]
+        return replace(self, tokens=tokens, modality=modality, vectors=vectors)
+
+    def to(self, device: torch.device) -> "Batch":
+        """All of it on a device."""
+        fields = ("tokens", "positions", "modality", "documents", "vectors")
+        there = {name: getattr(self, name) for name in fields}
+        return replace(self, **{name: x if x is None else x.to(device) for name, x in there.items()})
 
     @property
     def sequences(self) -> int:

@@ -73,8 +73,11 @@ def _m(factor: float, mscale: float) -> float:
 
 
 def tables(positions: Tensor, inverse: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:
-    """cos and sin [N, dim / 2] in fp32 for positions [N]."""
-    angles = positions.float()[:, None] * inverse
+    """cos and sin [N, dim / 2] in fp32 for positions [N], or on A axes [A, N]: pair j then turns by axis j mod A."""
+    if positions.dim() == 1:
+        positions = positions[None]
+    axes = torch.arange(len(inverse), device=positions.device) % len(positions)
+    angles = positions.float().T[:, axes] * inverse
     return angles.cos() * scale, angles.sin() * scale
 
 

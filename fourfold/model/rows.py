@@ -20,6 +20,10 @@ class Rows:
             name: torch.zeros(sequences, 0, *shape, dtype=own or dtype, device=device) for name, (shape, own) in fields.items()
         }
 
+    @property
+    def names(self) -> list[str]:
+        return list(self._buffers)
+
     def append(self, lengths: Sequence[int], **rows: Tensor) -> None:
         if rows.keys() != self._buffers.keys() or len(lengths) != len(self.lengths):
             raise ValueError(f"this state keeps {sorted(self._buffers)} of {len(self.lengths)} sequences")

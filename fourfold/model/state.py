@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fourfold.model.block_state import BlockLayout, BlockState
-from fourfold.model.inputs import Batch, document_starts
+from fourfold.model.inputs import Batch, document_starts, is_read
 from fourfold.model.rows import Fields, Rows
 
 PIECE = 2048  # tokens of a sequence that are given again at once, after a deep cut
@@ -52,6 +52,7 @@ class LayerState(Protocol):
 
 
 INPUT_FIELDS: Fields = {"tokens": ((), torch.long), "documents": ((), torch.long), "modality": ((), torch.uint8)}
+PLACED_FIELDS: Fields = INPUT_FIELDS | {"positions": ((3,), torch.int32)}  # where positions are no mere places in a document
 
 
 Layout = Fields | BlockLayout
@@ -67,8 +68,15 @@ def new_state(layout: Layout, sequences: int, dtype: torch.dtype, device: torch.
 class Cache:
     """The memory of one model for S sequences: the inputs themselves, and the states of each layer."""
 
-    def __init__(self, layers: list[dict[str, Layout]], sequences: int, dtype: torch.dtype, device: torch.device) -> None:
-        self.inputs = Rows(INPUT_FIELDS, sequences, torch.long, device)
+    def __init__(
+        self,
+        layers: list[dict[str, Layout]],
+        sequences: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        inputs: Fields = INPUT_FIELDS,
+    ) -> None:
+        self.inputs = Rows(inputs, sequences, torch.long, device)
         self.layers: list[LayerStates] = [
             {name: new_state(layout, sequences, dtype, device) for name, layout in layer.items()} for layer in layers
         ]
@@ -108,17 +116,20 @@ class Cache:
         """Cut every sequence back to where all its layers can go on; returns the tokens to be given again, none as a rule.
 
         Layers are behind after a deep cut, or when this was broken off: whoever does that puts the old `inputs` back. Positions are
-        places in documents, as a Batch gives them to text.
+        places in documents, as a Batch gives them to text, unless they were kept. Raises ValueError for what was read: its vectors
+        were not kept.
         """
         whole = self.lengths
         behind = [state for state in self.states() if isinstance(state, BlockState) or state.lengths != whole]
         kept = [min([length, *(state.resumable(s) for state in behind)]) for s, length in enumerate(whole)]
         if kept == whole:
             return []
-        inputs = {name: self.inputs.read(name) for name in INPUT_FIELDS}
+        inputs = {name: self.inputs.read(name) for name in self.inputs.names}
+        lost = [range(start, stop) for start, stop in zip(kept, whole, strict=True)]
+        if any(is_read(row[span.start : span.stop]).any() for row, span in zip(inputs["modality"], lost, strict=True)):
+            raise ValueError("patches cannot be given again from what a cache keeps; truncate it to before them")
         self.inputs = self.inputs.fork(range(len(whole)))
         self.truncate(kept)
-        lost = [range(start, stop) for start, stop in zip(kept, whole, strict=True)]
         steps = range(0, max(map(len, lost)), PIECE)
         return [_piece(inputs, [span[step : step + PIECE] for span in lost]) for step in steps]
 
@@ -130,7 +141,7 @@ class Cache:
 def _piece(inputs: dict[str, Tensor], spans: list[range]) -> Batch:
     """A batch of some tokens of each sequence, from what a cache was given [S, K]."""
     places = torch.arange(inputs["tokens"].shape[1], device=inputs["tokens"].device) - document_starts(inputs["documents"])
-    fields = inputs | {"positions": places}
+    fields = {"positions": places[..., None].expand(-1, -1, 3)} | inputs
     flat = {name: torch.cat([row[s.start : s.stop] for row, s in zip(rows, spans, strict=True)]) for name, rows in fields.items()}
-    flat["positions"] = flat["positions"].expand(3, -1)
+    flat["positions"] = flat["positions"].long().T
     return Batch(lengths=tuple(len(span) for span in spans), **flat)

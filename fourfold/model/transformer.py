@@ -1,23 +1,26 @@
 """The whole network: embeddings, layers, heads; one forward for training, chunked prefill and decode."""
 
 import zlib
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fourfold.config import ModelConfig
 from fourfold.errors import ConfigError
+from fourfold.media.spans import Span, join
+from fourfold.modality import Modality
 from fourfold.model.compressor import new_blocks
 from fourfold.model.engram import Engram, table_primes
 from fourfold.model.experts import Experts, Router
-from fourfold.model.inputs import Batch, Context, History
+from fourfold.model.inputs import Batch, Context, History, is_code, is_read
 from fourfold.model.layer import Layer
+from fourfold.model.media import DRAWS_NOTHING, READS_NOTHING, MediaIn, Patches, with_media
 from fourfold.model.mtp import NextTokenLayer
 from fourfold.model.rope import all_frequencies, tables, yarn_table_scale
-from fourfold.model.state import Cache
+from fourfold.model.state import INPUT_FIELDS, PLACED_FIELDS, Cache
 from fourfold.model.streams import Collapse, HyperConnections
 from fourfold.model.trace import Trace
 from fourfold.ops.linear import linear
@@ -51,12 +54,13 @@ class Transformer(nn.Module):
 
     def __init__(self, config: ModelConfig, token_classes: Tensor | None = None) -> None:
         super().__init__()
-        for part in ("media_in", "media_out"):
-            if getattr(config, part) is not None:
-                raise ConfigError(f"{part}: this version reads and writes text only; leave the {part} fields out")
         self.config = config
         hidden, eps = config.hidden_size, config.rms_norm_eps
         self.embed = nn.Embedding(config.vocab_size, hidden)
+        self.media = MediaIn(config) if config.media_in else None
+        codes = config.media_out.image_token_size if config.media_out else 0
+        self.code_embed = nn.Embedding(codes, hidden) if codes else None
+        self.code_head = nn.Parameter(torch.empty(codes, hidden)) if codes else None
         primes = table_primes(config.memory) if config.memory else {}
         self.layers = nn.ModuleList(
             Layer(config, i, Engram(config, i, primes[i]) if i in primes else None) for i in range(config.num_hidden_layers)
@@ -105,17 +109,49 @@ class Transformer(nn.Module):
         return self.norm(self.collapse(self._run(context, cache)))
 
     def train_forward(self, batch: Batch, trace: Trace | None = None, selection: str = "sparse") -> TrainOutput:
-        """The states that the losses need, multi-token prediction included."""
+        """The states that the losses need, multi-token prediction included.
+
+        Its depths embed what comes next as the trunk embeds it, codes and patches too; only words are worth predicting from them.
+        """
         context = self.context(batch, None, trace, selection)
         streams = self._run(context, None)
         hidden = self.collapse(streams)
         out = TrainOutput(self.norm(hidden))
-        tokens = batch.pad(batch.tokens)
         for layer in self.mtp:
-            tokens = F.pad(tokens[:, 1:], (0, 1))  # what is shifted in from beyond the end is masked by the loss
-            streams, hidden, normed = layer(streams, hidden, self.embed(batch.unpad(tokens)), context)
+            batch = batch.shifted()  # what is shifted in from beyond the end is masked by the loss
+            streams, hidden, normed = layer(streams, hidden, self.embedded(batch), context)
             out.mtp_hidden.append(normed)
         return out
+
+    def batch(self, rows: Sequence[Span | Sequence[Span]]) -> Batch:
+        """A Batch of whole spans, with the vectors of what they show: each row one sequence, a list its packed documents."""
+        batch = Batch.from_spans(rows).to(self.embed.weight.device)
+        if self.code_embed is None and is_code(batch.modality).any():
+            raise ConfigError(DRAWS_NOTHING)
+        if not is_read(batch.modality).any():
+            return batch
+        whole = join([span for row in rows for span in ([row] if isinstance(row, Span) else row)])
+        return replace(batch, vectors=self.look(batch.modality, whole.pixels, whole.mel))
+
+    def look(self, modality: Tensor, pixels: Tensor | None = None, mel: Tensor | None = None) -> Tensor:
+        """Vectors [m + k, d] of what is read at the places of `modality` [N], in their order, for `Batch.vectors`.
+
+        pixels uint8 [m, 3 · P · P], mel [k, frames · bins]. A tower looks at whole pictures: cut a Batch, not what is looked at.
+        """
+        if self.media is None:
+            raise ConfigError(READS_NOTHING)
+        weight = self.embed.weight
+        modality, *patches = (None if x is None else x.to(weight.device) for x in (modality, pixels, mel))
+        return self.media(modality, *patches, weight.dtype)
+
+    def embedded(self, batch: Batch) -> Tensor:
+        """[N, d]: of a word its embedding, of a code that of its own table, and the vector given for what is read."""
+        if self.media is None and batch.vectors is not None:
+            raise ConfigError(READS_NOTHING)
+        if not self.config.has_media or not batch.modality.any():
+            return self.embed(batch.tokens)
+        words = self.embed(batch.tokens.masked_fill(batch.modality != Modality.TEXT, 0))
+        return with_media(words, batch, self.code_embed)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[N, d] -> fp32 [N, V]."""
@@ -124,6 +160,16 @@ class Transformer(nn.Module):
     @property
     def head_weight(self) -> Tensor:
         return self.embed.weight if self.config.tie_word_embeddings else self.head
+
+    def code_logits(self, hidden: Tensor) -> Tensor:
+        """[N, d] -> fp32 [N, codes], of what may come next where codes are drawn."""
+        return linear(hidden, self.code_head_weight).float()
+
+    @property
+    def code_head_weight(self) -> Tensor:
+        if self.code_head is None:
+            raise ConfigError(DRAWS_NOTHING)
+        return self.code_head
 
     def context(self, batch: Batch, cache: Cache | None, trace: Trace | None, selection: str) -> Context:
         """Notes the batch in the cache and works out what the layers share.
@@ -141,11 +187,13 @@ class Transformer(nn.Module):
             seen = {name: batch.pad(values) for name, values in inputs.items()}
             lengths = batch.lengths
         else:
-            cache.inputs.append(batch.lengths, **inputs)
+            placed = {"positions": batch.positions.T} if self.config.has_media else {}
+            cache.inputs.append(batch.lengths, **inputs, **placed)
             seen, lengths = {name: cache.inputs.read(name) for name in inputs}, cache.lengths
         history = History(**seen, lengths=torch.tensor(lengths, device=device))
         turns = {name: self.get_buffer(f"{name}_turns") for name in self.turns}
-        rotary = {name: tables(batch.positions[0], values, self.rope_scale) for name, values in turns.items()}
+        positions = batch.positions if self.config.has_media else batch.positions[0]
+        rotary = {name: tables(positions, values, self.rope_scale) for name, values in turns.items()}
         context = Context(batch, torch.tensor(past, device=device), history, rotary, selection == "sparse", trace)
         context.blocks = {ratio: new_blocks(batch, context, ratio, turns["compressed"]) for ratio in self.ratios}
         return context
@@ -164,16 +212,23 @@ class Transformer(nn.Module):
     def _run(self, context: Context, cache: Cache | None) -> Tensor:
         """All layers: streams [N, n, d]."""
         count = self.config.streams.hc_mult if self.config.streams else 1
-        streams = self.embed(context.batch.tokens)[:, None].expand(-1, count, -1)
-        classes = self.token_classes[context.history.tokens] if self.config.memory else None
+        streams = self.embedded(context.batch)[:, None].expand(-1, count, -1)
+        classes = self._classes(context.history) if self.config.memory else None
         for layer, states in zip(self.layers, cache.layers if cache else [None] * len(self.layers), strict=True):
             streams = layer(streams, classes, context, states)
         return streams
 
+    def _classes(self, history: History) -> Tensor:
+        """[S, K]: Engram's classes of the tokens. A code is no token, and nothing is looked up by it."""
+        tokens = history.tokens
+        if self.config.media_out:
+            tokens = tokens.masked_fill(history.modality != Modality.TEXT, 0)
+        return self.token_classes[tokens]
+
     def new_cache(self, batch_size: int = 1) -> Cache:
         """An empty memory for `batch_size` sequences, in the model's dtype and on its device."""
-        weight = self.embed.weight
-        return Cache([layer.fields() for layer in self.layers], batch_size, weight.dtype, weight.device)
+        weight, inputs = self.embed.weight, PLACED_FIELDS if self.config.has_media else INPUT_FIELDS
+        return Cache([layer.fields() for layer in self.layers], batch_size, weight.dtype, weight.device, inputs)
 
     def routers(self) -> list[Router]:
         """The routers in the order in which layers trace their choices (multi-token prediction last)."""
@@ -193,7 +248,7 @@ class Transformer(nn.Module):
     def init_weights(self, seed: int = 0) -> "Transformer":
         """Normal weights; each tensor draws from a generator of its own name, so that other parts don't change it."""
         for module in self.modules():
-            if isinstance(module, HyperConnections | Collapse):
+            if isinstance(module, HyperConnections | Collapse | Patches):
                 module.reset()
         for name, module in self.named_modules():
             if isinstance(module, Router):

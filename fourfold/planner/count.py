@@ -1,7 +1,8 @@
 """Parameters of a config, counted on the model itself (built without memory), part by part.
 
 The rule: `total` has embeddings and head, multi-token prediction apart; `active` is what one token multiplies with: the head but
-not the input table, the chosen experts only, and of Engram's tables only the rows fetched. So counted, V3 is 671.0e9 / 36.6e9.
+not the input table, the chosen experts only, and of Engram's tables only the rows fetched; and nothing of the media parts, which
+text does not touch. So counted, V3 is 671.0e9 / 36.6e9.
 """
 
 from dataclasses import dataclass
@@ -12,9 +13,13 @@ import torch
 from fourfold.config import ModelConfig
 from fourfold.model.transformer import Transformer
 
+MEDIA = "media"  # what reads patches, and the table and head of codes
+
 # the first match names the part; order matters (an indexer lies inside an attention)
 PARTS = (
     ("mtp.", "multi-token prediction"),
+    ("media.", MEDIA),
+    ("code_", MEDIA),
     (".engram.table.", "engram tables"),
     (".engram.", "engram projections"),
     (".indexer.", "indexer"),
@@ -30,7 +35,7 @@ PARTS = (
     ("head", "head"),
     ("norm", "norms"),
 )
-EXACT = {"routers", "streams", "norms", "embedding", "head"}  # parts that quantisation leaves in 16 bits, as published
+EXACT = {"routers", "streams", "norms", "embedding", "head", MEDIA}  # parts that quantisation leaves in 16 bits, as published
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,10 @@ class Counts:
     @property
     def engram(self) -> int:
         return self.parts.get("engram tables", 0)
+
+    @property
+    def media(self) -> int:
+        return self.parts.get(MEDIA, 0)
 
     @property
     def mtp(self) -> int:
@@ -77,7 +86,8 @@ def count(config: ModelConfig) -> Counts:
     chosen = routed * config.experts.num_experts_per_tok // config.experts.n_routed_experts if routed else 0
     tables = parts.get("engram tables", 0)
     fetched = len(config.memory.engram_layers) * config.memory.width if config.memory else 0
-    active = total - parts.get("embedding", 0) - routed + chosen - tables + fetched
+    untouched = parts.get("embedding", 0) + parts.get(MEDIA, 0)
+    active = total - untouched - routed + chosen - tables + fetched
     return Counts(parts, total, active, chosen, vectors)
 
 

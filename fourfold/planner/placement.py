@@ -2,7 +2,7 @@
 
 Placed in order of how often a token needs it: the state of the context, what every token multiplies with, then as many routed
 experts as fit (taken as used evenly: real routing is a little kinder to a cache). Engram's tables and the input table come last:
-a token needs only a few of their rows, which a disk hands out as 4 KiB pages.
+a token needs only a few of their rows, which a disk hands out as 4 KiB pages. So do the media parts, which text does not need.
 """
 
 import re
@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from fourfold.config import ModelConfig
 from fourfold.errors import FourfoldError
 from fourfold.planner.cost import CACHE_BYTES, FORMATS, fixed_bytes, keys_indexed, keys_read, part_bytes, state_bytes
-from fourfold.planner.count import Counts
+from fourfold.planner.count import MEDIA, Counts
 
 PAGE = 4096
-LOOKED_UP = ("engram tables", "embedding")
+LAST = ("engram tables", "embedding", MEDIA)
 _UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
@@ -58,7 +58,7 @@ def place(
     """Where everything goes. Raises FourfoldError when the state of the context alone is more than the memory."""
     sizes = part_bytes(counts, form)
     experts = sizes.pop("routed experts", 0)
-    tables = sum(sizes.pop(part, 0) for part in LOOKED_UP)
+    tables = sum(sizes.pop(part, 0) for part in LAST)
     always = sum(sizes.values())
     state = sum(state_bytes(config).values()) * context + fixed_bytes(config)
     if state > memory:

@@ -11,11 +11,13 @@ after the last user turn, as published reasoning models do.
 import json
 from collections.abc import Iterable, Iterator
 from itertools import groupby
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fourfold.errors import DataError
+from fourfold.text.content import Show, check_part, span_of_part
 
 if TYPE_CHECKING:
+    from fourfold.media.spans import Span
     from fourfold.text.tokenizer import Tokenizer
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -56,11 +58,12 @@ CHAT_TEMPLATE = """\
 
 
 class Part(NamedTuple):
-    """A stretch of a rendered chat: a control token or ordinary text; `own` when it is the assistant who says it."""
+    """A stretch of a rendered chat: a control token, ordinary text, or media; `own` when it is the assistant who says it."""
 
     text: str
     control: bool
     own: bool
+    media: dict[str, Any] | None = None  # a part of content that is not text
 
 
 def render(
@@ -91,51 +94,76 @@ def render_with_mask(
 
 
 def encode(parts: Iterable[Part], tokenizer: "Tokenizer") -> tuple[list[int], list[bool]]:
-    """Ids, and for each whether the assistant says it. A control token that the vocabulary lacks is written out as text."""
+    """Ids, and for each whether the assistant says it. A control token that the vocabulary lacks is written out as text.
+
+    Raises DataError for media, which are no ids: see `lay_out`.
+    """
     ids: list[int] = []
     mask: list[bool] = []
     for part in _merged(parts, tokenizer.controls):
-        piece = [tokenizer.special(part.text)] if part.control else tokenizer.encode(part.text)
+        if part.media is not None:
+            raise DataError(f"messages: hold {part.media['type']}, which has no token ids; ask for a span")
+        piece = _ids(part, tokenizer)
         ids += piece
         mask += [part.own] * len(piece)
     return ids, mask
 
 
+def lay_out(parts: Iterable[Part], tokenizer: "Tokenizer", show: Show | None = None) -> "Span":
+    """`encode` with media in their places; `show` reads those that come as files. Raises what it raises."""
+    from fourfold.media import spans
+
+    merged = _merged(parts, tokenizer.controls)
+    laid = (spans.text(_ids(p, tokenizer)) if p.media is None else span_of_part(p.media, tokenizer, show) for p in merged)
+    return spans.join([spans.text([]), *laid])
+
+
+def _ids(part: Part, tokenizer: "Tokenizer") -> list[int]:
+    return [tokenizer.special(part.text)] if part.control else tokenizer.encode(part.text)
+
+
 def _merged(parts: Iterable[Part], controls: Iterable[str]) -> Iterator[Part]:
     """Neighbouring texts as one, so that they are encoded as one; controls that are none here are text."""
     known = (part._replace(control=part.control and part.text in controls) for part in parts)
-    for (control, own), group in groupby(known, key=lambda part: (part.control, part.own)):
-        if control:
+    for (whole, own), group in groupby(known, key=lambda part: (part.control or part.media is not None, part.own)):
+        if whole:
             yield from group
         elif text := "".join(part.text for part in group):
-            yield Part(text, control, own)
+            yield Part(text, False, own)
 
 
 def parts(messages: list[dict], thinking: bool = False, prompt: bool = True, tools: list[dict] | None = None) -> Iterator[Part]:
     """The chat as control tokens and texts, in order."""
-    check(messages)
+    check(messages, media=True)
     last = last_user(messages)
     listing = "# Tools" + "".join("\n" + _json(t) for t in tools) if tools else ""
     yield Part("<|bos|>", True, False)
     if listing and not (messages and messages[0]["role"] == "system"):
-        yield from _turn("system", listing)
+        yield from _turn("system", [_text(listing)])
     for i, message in enumerate(messages):
-        role, content = message["role"], message.get("content") or ""
+        role, content = message["role"], list(contents(message.get("content")))
         if role == "assistant":
             yield Part("<|assistant|>", True, False)
-            yield from _said(message, content, keep_thoughts=i > last)
+            yield from _said(message, keep_thoughts=i > last)
         elif role == "tool":
             yield from _turn("tool_result", content, "/tool_result")
         else:
-            yield from _turn(role, f"{content}\n\n{listing}" if listing and role == "system" and i == 0 else content)
+            listed = [_text(f"\n\n{listing}")] if listing and role == "system" and i == 0 else []
+            yield from _turn(role, content + listed)
     if prompt and not left_open(messages):
         yield Part("<|assistant|>", True, False)
         if thinking:
             yield Part("<|think|>", True, False)
 
 
-def check(messages: list[dict], roles: tuple[str, ...] = ROLES) -> None:
-    """Raise DataError at the first message that is not one."""
+def contents(content: Any, own: bool = False) -> Iterator[Part]:
+    """The parts of a message's content: text, a list of parts of it (content.py), or None."""
+    for part in content if isinstance(content, list) else [{"type": "text", "text": content or ""}]:
+        yield Part(part["text"], False, own) if part["type"] == "text" else Part("", False, own, part)
+
+
+def check(messages: list[dict], roles: tuple[str, ...] = ROLES, media: bool = False) -> None:
+    """Raise DataError at the first message that is not one; with `media` content may be a list of parts."""
     if not isinstance(messages, list):
         raise DataError("messages: must be a list of objects with role and content")
     for i, message in enumerate(messages):
@@ -149,7 +177,11 @@ def check(messages: list[dict], roles: tuple[str, ...] = ROLES) -> None:
         if message.get("prefix") and (message["role"] != "assistant" or i + 1 < len(messages)):
             raise DataError(f"messages[{i}].prefix: only the last message can be continued, and only the assistant's")
         called = message.get("content") is None and calls and message["role"] == "assistant"
-        if not isinstance(message.get("content"), str) and not called:
+        content = message.get("content")
+        if media and isinstance(content, list):
+            for j, part in enumerate(content):
+                check_part(part, f"messages[{i}].content[{j}]", message["role"])
+        elif not isinstance(content, str) and not called:
             raise DataError(f"messages[{i}].content: must be text")
         for j, call in enumerate(calls):
             function = call.get("function") if isinstance(call, dict) else None
@@ -167,19 +199,23 @@ def left_open(messages: list[dict]) -> bool:
     return bool(messages) and bool(messages[-1].get("prefix"))
 
 
-def _turn(opening: str, text: str, closing: str = "end") -> Iterator[Part]:
+def _text(text: str) -> Part:
+    return Part(text, False, False)
+
+
+def _turn(opening: str, content: list[Part], closing: str = "end") -> Iterator[Part]:
     yield Part(f"<|{opening}|>", True, False)
-    yield Part(text, False, False)
+    yield from content
     yield Part(f"<|{closing}|>", True, False)
 
 
-def _said(message: dict, content: str, keep_thoughts: bool) -> Iterator[Part]:
+def _said(message: dict, keep_thoughts: bool) -> Iterator[Part]:
     thoughts = message.get("reasoning_content")
     if thoughts and keep_thoughts:
         yield Part("<|think|>", True, True)
         yield Part(thoughts, False, True)
         yield Part("<|/think|>", True, True)
-    yield Part(content, False, True)
+    yield from contents(message.get("content"), own=True)
     for call in message.get("tool_calls") or []:
         function = call["function"]
         arguments = function["arguments"]

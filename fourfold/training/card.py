@@ -38,6 +38,11 @@ TRAINS = {"dense": "all but the indexers, full attention", "indexer": "the index
 MEASURES = {
     "held_out_bits_per_byte": "held-out bits per byte",
     "held_out_loss": "held-out loss (nats per token)",
+    "held_out_image_loss": "held-out loss, words about pictures (nats per token)",
+    "held_out_video_loss": "held-out loss, words about clips",
+    "held_out_audio_loss": "held-out loss, words about speech and sounds",
+    "held_out_drawn_loss": "held-out loss, codes of pictures (nats per code)",
+    "held_out_filmed_loss": "held-out loss, codes of clips",
     "lm_loss": "last training loss, next token",
     "mtp_loss": "last training loss, token after next",
     "indexer_kl": "last indexer KL, summed over layers",

@@ -16,24 +16,23 @@ import torch
 
 from fourfold.errors import CheckpointError, ConfigError, FourfoldError
 from fourfold.files import atomic_file, write_error
-from fourfold.formats import open_checkpoint, ours
+from fourfold.formats import ours
 from fourfold.model.transformer import Transformer
 from fourfold.training import checkpoint, recipes
 from fourfold.training.card import model_card
 from fourfold.training.compiled import compile_parts, undo_compilation
 from fourfold.training.data import TrainingData
 from fourfold.training.folders import description, read_json, run_folder, write_json
-from fourfold.training.losses import update_bias
 from fourfold.training.memory import keep_freed_memory
-from fourfold.training.metrics import bits_per_byte, load_metrics
+from fourfold.training.metrics import bits_per_byte, load_metrics, media_losses
 from fourfold.training.objective import Outcome, accumulate, set_mode
 from fourfold.training.optim import Optimizer
 from fourfold.training.plots import draw_plots, read_metrics
 from fourfold.training.progress import Reporter
 from fourfold.training.recipes import Recipe, Stage
+from fourfold.training.start import start_from, to_half
 
 T = TypeVar("T")
-MAY_DIFFER = {"bias_update_speed", "aux_loss_alpha", "max_position_embeddings"}  # between a run and what it starts from
 DEAD = 0.5  # share of silent queries at which an indexer is called dead
 
 
@@ -69,13 +68,13 @@ def train(recipe: Recipe, out: Path | None = None, resume: bool = False, steps: 
         recipe = _written(folder / "recipe.json", recipe.name)
     total = recipe.steps if steps is None else min(steps, recipe.steps)
     keep_freed_memory()
-    with _threads(recipe.threads), Reporter(total) as reporter:
+    with threads(recipe.threads), Reporter(total) as reporter:
         run = Run(recipe, folder, reporter)
         run.restore() if resume else run.describe()
         if total < run.step:
             raise ConfigError(f"--steps {steps}: {folder} is at step {run.step} already; ask for more, or leave --steps out")
         reporter.start(run.step)
-        with _interrupts() as interrupted:
+        with interrupts() as interrupted:
             return run.go(total, interrupted)
 
 
@@ -174,15 +173,22 @@ class Run:
             "step": self.step, "stage": stage.name, **outcome.terms, "lr": lr, "grad_norm": norm,
             "tokens": self.recipe.tokens_by(self.step),
             "tokens_per_second": round(math.prod(self.recipe.shape(stage)) / seconds, 1),
-            **load_metrics(outcome.loads), **outcome.gains,
+            **load_metrics([load.sum(0) for load in outcome.loads]), **outcome.gains,
         }  # fmt: skip
         if outcome.dead:
             self.row |= {"indexer_grad_norm": indexer_norm, "indexer_dead": max(outcome.dead), "dead_indexers": self._dead(outcome)}
         every = self.recipe.eval_every
-        if self.data.held_out is not None and (self.step == total or (every and self.step % every == 0)):
-            held_out = self.evaluate("dense" if stage.mode == "dense" and self.step < total else "sparse")
-            self._require_finite("the held-out loss", held_out["loss"])
-            self.row |= {"held_out_loss": held_out["loss"], "held_out_bits_per_byte": held_out["bits_per_byte"]}
+        if self.step == total or (every and self.step % every == 0):
+            selection = "dense" if stage.mode == "dense" and self.step < total else "sparse"
+            if self.data.held_out is not None:
+                held_out = self.evaluate(selection)
+                self._require_finite("the held-out loss", held_out["loss"])
+                self.row |= {"held_out_loss": held_out["loss"], "held_out_bits_per_byte": held_out["bits_per_byte"]}
+            self.row |= {f"held_out_{kind}_loss": loss for kind, loss in self.evaluate_media(selection).items()}
+        self.record()
+
+    def record(self) -> None:
+        """Add the step's row to the metrics, and show it."""
         try:
             with (self.folder / "metrics.jsonl").open("a") as file:
                 file.write(json.dumps(self.row) + "\n")
@@ -194,7 +200,8 @@ class Run:
         if self.mode != stage.mode:
             self.mode = stage.mode
             set_mode(self.model, stage.mode)
-        wanted = (self.model, *self.data.batch(self.step), stage.mode, self.recipe.mtp_weight, self.recipe.micro_batch_size)
+        recipe, rows = self.recipe, self.data.batch(self.step)
+        wanted = (self.model, rows, stage.mode, recipe.mtp_weight, recipe.micro_batch_size, recipe.media)
         return self._guarded(lambda: accumulate(*wanted))
 
     def _guarded(self, work: Callable[[], T]) -> T:
@@ -221,7 +228,7 @@ class Run:
             return
         for router, load in zip(self.model.routers(), outcome.loads, strict=True):
             if router.balanced:  # not where the token decides
-                update_bias(router.bias, load, experts.bias_update_speed)
+                router.balance(load, experts.bias_update_speed)
 
     def _dead(self, outcome: Outcome) -> list[int]:
         dead = {index for index, fraction in enumerate(outcome.dead) if fraction > DEAD}
@@ -237,27 +244,20 @@ class Run:
         batches = [self.data.held_out.batch(i, size) for i in range(max(rows // size, 1))]
         return self._guarded(lambda: bits_per_byte(self.model, batches, self.data.token_bytes, selection))
 
+    def evaluate_media(self, selection: str) -> dict[str, float]:
+        """Held-out loss of each kind of place that rows with media teach; none for a run without them."""
+        rows, size, held_out = self.recipe.eval_rows, self.recipe.batch_size, self.data.held_out_media
+        if held_out is None:
+            return {}
+        batches = [held_out.batch(i, size) for i in range(max(rows // size, 1))]
+        return self._guarded(lambda: media_losses(self.model, batches, selection))
+
     def finish(self) -> None:
-        """Plots, and the model as a folder that `fourfold.load` reads."""
+        """Plots, and the model as a folder that `fourfold.load` reads, with the codec of what it draws inside."""
         draw_plots(self.folder)
         card = model_card(self.recipe, self.row, sum(p.numel() for p in self.model.parameters()))
         ours.save(self.model.eval(), self.folder / "model", tokenizer=self.data.tokenizer, card=card)
-
-
-def start_from(model: Transformer, checkpoint_name: str) -> None:
-    """Take over the weights of a checkpoint. Raises ConfigError when more than MAY_DIFFER of its config is another."""
-    other = open_checkpoint(checkpoint_name, dtype="float32")
-    mine, theirs = model.config.to_flat(), other.config.to_flat()
-    if differing := [n for n in mine | theirs if n not in MAY_DIFFER and mine.get(n) != theirs.get(n)]:
-        raise ConfigError(f"init: {checkpoint_name} has another {differing[0]}; name a checkpoint of this recipe's model")
-    model.load_state_dict(other.state_dict())
-
-
-def to_half(model: Transformer) -> None:
-    """Hold the weights in bf16, but for those that the model keeps in fp32."""
-    for name, parameter in model.named_parameters():
-        if not model.keep_fp32(name):
-            parameter.data = parameter.data.bfloat16()
+        self.data.media.save_codec(self.folder / "model" / "codec")
 
 
 def _written(path: Path, name: str) -> Recipe:
@@ -273,7 +273,7 @@ def _written(path: Path, name: str) -> Recipe:
 
 
 @contextmanager
-def _threads(wanted: int) -> Iterator[None]:
+def threads(wanted: int) -> Iterator[None]:
     """At most `wanted` threads (0: no limit); a step on two threads crawls when another process has one of two cores."""
     before = torch.get_num_threads()
     torch.set_num_threads(min(wanted or before, before))
@@ -284,7 +284,7 @@ def _threads(wanted: int) -> Iterator[None]:
 
 
 @contextmanager
-def _interrupts() -> Iterator[list[int]]:
+def interrupts() -> Iterator[list[int]]:
     """A list that Ctrl-C or a termination adds to, so that the step at hand is finished; a second one breaks off at once."""
     received: list[int] = []
 

@@ -6,6 +6,7 @@ Every loss takes a `weight` or a `denominator` so that a batch cut into micro-ba
 import torch
 from torch import Tensor
 
+from fourfold.modality import Modality
 from fourfold.model.trace import LayerTrace
 from fourfold.ops.cross_entropy import IGNORED
 from fourfold.ops.indexer import index_kl
@@ -41,10 +42,11 @@ def expert_counts(expert_ids: Tensor, experts: int) -> Tensor:
     return counts.scatter_add_(-1, expert_ids, torch.ones_like(expert_ids, dtype=torch.float32))
 
 
-@torch.no_grad()
-def update_bias(bias: Tensor, load: Tensor, speed: float) -> None:
-    """Balance without a loss: raise the selection bias of experts below the mean load by `speed`, lower the others'."""
-    bias += speed * torch.sign(load.mean() - load)
+def expert_loads(expert_ids: Tensor, modality: Tensor, experts: int) -> Tensor:
+    """How often the tokens of each modality chose each expert: ids [N, k], modality [N] -> [6, E] fp32; others are not counted."""
+    places = modality.long()[:, None] * experts + expert_ids
+    counts = torch.bincount(places.flatten(), minlength=(len(Modality) + 1) * experts)
+    return counts.view(-1, experts)[: len(Modality)].float()
 
 
 def indexer_loss(layer: LayerTrace) -> Tensor:

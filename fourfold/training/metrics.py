@@ -6,11 +6,13 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from fourfold.data.rows import RowBatch
 from fourfold.model.inputs import Batch
 from fourfold.model.trace import LayerTrace
 from fourfold.model.transformer import Transformer
 from fourfold.ops.cross_entropy import IGNORED
 from fourfold.training.losses import targets_ahead
+from fourfold.training.media import count_kinds, kind_losses, model_batch
 
 GAIN_TOKENS = 256  # tokens of a step over which the composite gain is averaged
 
@@ -46,6 +48,27 @@ def gain_metrics(layers: Iterable[LayerTrace]) -> dict[str, float]:
         "residual_gain_backward": out_of.amax(-1).mean().item(),
         "residual_gain_min": torch.minimum(into.amin(-1), out_of.amin(-1)).mean().item(),
     }
+
+
+@torch.no_grad()
+def media_losses(model: Transformer, batches: Iterable[RowBatch], selection: str) -> dict[str, float]:
+    """Held-out loss (nats per place) of each kind that rows with media teach, by name."""
+    nats: dict[str, float] = {}
+    places: dict[str, int] = {}
+    training = model.training
+    model.eval()
+    try:
+        for rows in batches:
+            counts = count_kinds(rows, 1)
+            hidden = model.trunk(model_batch(model, rows), selection=selection)
+            sums = kind_losses(model, hidden, rows, 1, dict.fromkeys(counts, 1))
+            for kind, count in counts.items():
+                name = kind.name.lower()
+                nats[name] = nats.get(name, 0.0) + sums[kind].item()
+                places[name] = places.get(name, 0) + count
+    finally:
+        model.train(training)
+    return {name: nats[name] / places[name] for name in nats}
 
 
 @torch.no_grad()

@@ -17,6 +17,9 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Momentum = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 
 
+TABLES = ("embed.weight", "head", "code_embed.weight", "code_head", "media.pixels.proj.weight", "media.sound.proj.weight")
+
+
 @dataclass(frozen=True)
 class OptimizerSettings:
     """Values of the optimisers; `lr` is shared by Muon and AdamW, whose steps have the same size."""
@@ -33,21 +36,30 @@ class OptimizerSettings:
 
 
 def kind_of(name: str, parameter: Tensor) -> str:
-    """`memory` (Engram rows), `table` (input table and head), `matrix` ([a, b], or experts [E, a, b]), or `vector` (all else).
+    """`memory` (Engram rows), `table` (input tables and heads), `matrix` ([a, b], or experts [E, a, b]), or `vector` (all else).
 
+    The projection of patches is an input table too: what it reads is pixels, whose common directions (the mean, slow slopes) are to
+    be learnt faster than the rest, where orthogonalised steps would move all alike.
     The mixing parameters of residual streams and depthwise kernels count as vectors: no direction of theirs is to be
     orthogonalised, and a decay would pull the streams' mixing away from its start.
     """
     if ".engram.table." in name:
         return "memory"
-    if name in ("embed.weight", "head"):
+    if name in TABLES:
         return "table"
     return "matrix" if name.endswith(".weight") and parameter.ndim >= 2 else "vector"
 
 
-def parts_of(name: str) -> int:
-    """How many matrices lie one below the other in a weight: gate and up projections share one."""
-    return 2 if "gate_up" in name else 1
+def parts_of(name: str, groups: int = 1) -> int:
+    """How many matrices lie one below the other in a weight: gate and up projections share one, and so do the `groups` of heads
+    that the output projection of compressed attention takes apart."""
+    return groups if ".o_a_proj." in name else 2 if "gate_up" in name else 1
+
+
+def _groups(model: nn.Module) -> int:
+    """Groups of heads of compressed attention, where the model has it."""
+    compression = getattr(getattr(model, "config", None), "compression", None)
+    return compression.o_groups if compression else 1
 
 
 class MasterWeights:
@@ -103,10 +115,11 @@ class Optimizer:
     ) -> None:
         named = list(model.named_parameters())
         self.settings, self.weights = settings, MasterWeights(parameter for _, parameter in named)
+        groups_of_heads = _groups(model)
         kinds: dict[tuple[str, int, bool], list[nn.Parameter]] = defaultdict(list)
         self.clipped: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
         for (name, parameter), master in zip(named, self.weights.masters, strict=True):
-            kinds[kind_of(name, parameter), parts_of(name), name in indexer_names].append(master)
+            kinds[kind_of(name, parameter), parts_of(name, groups_of_heads), name in indexer_names].append(master)
             self.clipped[name in indexer_names].append(master)
         groups: dict[str, list[dict]] = {"adamw": [], "muon": []}
         for (kind, parts, is_indexer), masters in kinds.items():

@@ -1,12 +1,17 @@
-"""The four pictures of a run, drawn from its metrics.jsonl."""
+"""The pictures of a run, drawn from its metrics.jsonl."""
 
 import json
 from pathlib import Path
 
 from fourfold.errors import CheckpointError
+from fourfold.modality import Modality
+
+KINDS = tuple(kind.name.lower() for kind in Modality)
 
 PLOTS: dict[str, tuple[str, tuple[str, ...], bool]] = {  # file: (title, fields, logarithmic)
     "loss.png": ("Loss (nats per token)", ("lm_loss", "mtp_loss", "held_out_loss"), False),
+    "media.png": ("Loss by what is learnt (nats per place)", tuple(f"{kind}_loss" for kind in KINDS), False),
+    "media_held_out.png": ("Held-out loss by what is learnt", tuple(f"held_out_{kind}_loss" for kind in KINDS), False),
     "experts.png": ("Load of an expert over its layer's mean", ("expert_load_max", "expert_load_min"), False),
     "residual_gain.png": (
         "Composite gain of the residual streams",
@@ -34,13 +39,13 @@ def read_metrics(path: Path) -> list[dict]:
     return rows
 
 
-def draw_plots(run: Path) -> list[Path]:
+def draw_plots(run: Path, plots: dict[str, tuple[str, tuple[str, ...], bool]] = PLOTS) -> list[Path]:
     """Draw those plots whose fields the run has, into the run's folder; returns their paths."""
     from matplotlib.figure import Figure  # a heavy import, wanted once at the end of a run
 
     rows = read_metrics(run / "metrics.jsonl")
     drawn = []
-    for name, (title, fields, logarithmic) in PLOTS.items():
+    for name, (title, fields, logarithmic) in plots.items():
         series = {f: [(row["step"], row[f]) for row in rows if row.get(f) is not None] for f in fields}
         if not any(series.values()):
             continue

@@ -43,7 +43,8 @@ class Reporter:
 
     def step(self, row: dict) -> None:
         """Show one step's metrics."""
-        kind = "lm_loss" if "lm_loss" in row else "indexer_kl"  # the sum of all losses would jump from stage to stage
+        # the sum of all losses would jump from stage to stage
+        kind = next(name for name in ("lm_loss", "indexer_kl", "loss") if name in row)
         said = f"{row['stage']} {kind} {row[kind]:.4f} {row['tokens_per_second']:,.0f} tok/s"
         if self.bar is not None:
             self.bar.update(self.task, completed=row["step"], description=said)

@@ -1,138 +1,34 @@
-"""Recipes: everything that decides a run, as one frozen value that is written down, overridden by name and read back."""
+"""Recipes by name: everything that decides a run, written down, overridden by name and read back."""
 
 import dataclasses
 import difflib
 import json
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from fourfold.config import PARTS, ModelConfig, Part
 from fourfold.errors import ConfigError
 from fourfold.presets import preset
-from fourfold.training.optim import Amount, OptimizerSettings
-from fourfold.training.schedule import SCHEDULES
+from fourfold.training.media import MediaSettings
+from fourfold.training.optim import OptimizerSettings
+from fourfold.training.recipe import Mode, Recipe, Stage
 
-Count = Annotated[int, Field(ge=0, lt=2**63)]
-Size = Annotated[int, Field(gt=0, lt=2**63)]
-Mode = Literal["dense", "indexer", "sparse"]
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-FROM_TOKENIZER = ("vocab_size", "pad_token_id", "bos_token_id", "eos_token_id", "engram_compressed_vocab_size", "engram_pad_id")
+__all__ = ["RECIPES", "Recipe", "Stage", "from_dict", "override", "recipe", "to_dict"]
 
-
-@dataclass(frozen=True)
-class Stage:
-    """One stretch of a run. `dense`: all but the indexers train and every query reads all it sees; `indexer`: the indexers
-    alone learn what that attention reads; `sparse`: all train, and a query reads what its indexer chose (V3.2, section 2).
-
-    warmup and decay are shares of the stage's steps; lr None takes the optimiser's. `mix` maps a source (a corpus, or `needles`) to
-    its part of the rows, in proportion; empty means the recipe's corpus alone. A length or batch size of 0 means the recipe's.
-    """
-
-    name: str
-    mode: Mode
-    tokens: Count
-    lr: Amount | None = None
-    mix: dict[str, Amount] = field(default_factory=dict)
-    sequence_length: Count = 0
-    batch_size: Count = 0
-    schedule: Literal["wsd", "cosine"] = "wsd"
-    warmup: Share = 0.1
-    decay: Share = 0.2
-    final: Share = 0.05
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A run; lengths and sizes in tokens and rows, `eval_every` and `checkpoint_every` in steps (0: at the end only).
-
-    `init` starts from the weights of a checkpoint (name or folder) instead of new ones. `document_stride` n trains on each n-th
-    document only (a quick start: less to tokenise). `threads` 0 means as many as torch would use; an empty `tokenizer` means the
-    corpus's own; `model` holds fields of the preset to change, by their published names.
-    """
-
-    name: str
-    preset: str
-    stages: tuple[Stage, ...]
-    corpus: str = "tiny-text"
-    tokenizer: str = ""
-    init: str = ""
-    document_stride: Size = 1
-    sequence_length: Size = 512
-    batch_size: Size = 8
-    micro_batch_size: Count = 0
-    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
-    mtp_weight: Amount = 0.3
-    seed: Count = 0
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    compile: bool = False
-    threads: Count = 0
-    eval_every: Count = 0
-    eval_rows: Size = 32
-    checkpoint_every: Count = 100
-    model: dict[str, Any] = field(default_factory=lambda: {"bias_update_speed": 0.01})  # V3's 0.001 is for long runs
-
-    def shape(self, stage: Stage) -> tuple[int, int]:
-        """Rows of a step of the stage, and tokens of a row."""
-        return stage.batch_size or self.batch_size, stage.sequence_length or self.sequence_length
-
-    def sources(self, stage: Stage) -> dict[str, float]:
-        """What the stage reads, and each one's part of its rows."""
-        return {name: share for name, share in stage.mix.items() if share} or {self.corpus: 1.0}
-
-    def stage_steps(self, stage: Stage) -> int:
-        return max(round(stage.tokens / math.prod(self.shape(stage))), 1) if stage.tokens else 0
-
-    @property
-    def steps(self) -> int:
-        return sum(self.stage_steps(stage) for stage in self.stages)
-
-    def tokens_by(self, step: int) -> int:
-        """Tokens that the first `step` steps of the run read."""
-        total = 0
-        for stage in self.stages:
-            steps = min(step, self.stage_steps(stage))
-            total += steps * math.prod(self.shape(stage))
-            step -= steps
-        return total
-
-    def place(self, step: int) -> tuple[int, int]:
-        """The index of the stage that holds a 0-based step of the run, and the step's number within it."""
-        for index, stage in enumerate(self.stages):
-            if step < (steps := self.stage_steps(stage)):
-                return index, step
-            step -= steps
-        raise IndexError("the run has fewer steps")
-
-    def at(self, step: int) -> tuple[Stage, float]:
-        """The stage that holds a 0-based step of the run, and the learning rate of that step."""
-        index, within = self.place(step)
-        stage = self.stages[index]
-        steps = self.stage_steps(stage)
-        edges = round(stage.warmup * steps), round(stage.decay * steps)
-        scale = SCHEDULES[stage.schedule](within, steps, *edges, stage.final)
-        return stage, scale * (self.optimizer.lr if stage.lr is None else stage.lr)
-
-    def model_config(self) -> ModelConfig:
-        """The preset with the recipe's own values for its fields. Raises ConfigError for an impossible mix."""
-        if given := [name for name in FROM_TOKENIZER if name in self.model]:
-            raise ConfigError(f"model.{given[0]}: follows from the tokenizer; choose one with --set tokenizer=FOLDER instead")
-        flat = preset(self.preset).to_flat() | self.model
-        for part in [name for name in PARTS if name in flat]:  # `model.streams=none` takes a mechanism out
-            flat = {key: value for key, value in flat.items() if key != part and key not in PARTS[part].model_fields}
-        config = ModelConfig.from_flat(flat)
-        sparse = [stage.name for stage in self.stages if stage.mode != "dense" and stage.tokens]
-        if sparse and not any(config.has_indexer(i) for i in range(config.num_hidden_layers)):
-            raise ConfigError(f"stages.{sparse[0]}.mode: preset {self.preset} has no indexer; choose dense")
-        most = config.max_position_embeddings
-        for place, length in (("", self.sequence_length), *((f"stages.{s.name}.", s.sequence_length) for s in self.stages)):
-            if length > most:
-                raise ConfigError(f"{place}sequence_length: {length} exceeds max_position_embeddings ({most}); lower it")
-        return config
+LATER = {"media": MediaSettings()}  # fields that a recipe.json written before them has not: left out unless set
+TEXT_SHARES = {"tiny-text": 0.7, "tiny-chat": 0.22, "needles": 0.08}
+MEDIA_SHARES = {
+    "tiny-omni:fashion:read": 0.12,
+    "tiny-omni:fashion:draw": 0.08,
+    "tiny-omni:fluent+noto": 0.28,
+    "tiny-omni:animated": 0.08,
+    "tiny-omni:sprites": 0.2,
+    "tiny-omni:speech": 0.18,
+    "tiny-omni:sounds": 0.06,
+}
 
 
 def debug() -> Recipe:
@@ -180,13 +76,17 @@ def nano_long() -> Recipe:
 
 
 def nano_anneal() -> Recipe:
-    """The last stretch of the model that ships: from the weights of `nano-long`, half plain text, at rates that fall to nothing."""
+    """The last stretch of the model that ships: from the weights of `nano-long`, half plain text, at rates that fall to nothing.
+
+    In the end the routers' biases alone move: long rows of one document each have set them askew for mixed text.
+    """
     ask = {"tiny-text": 0.47, "needles": 0.3, "tiny-chat": 0.23}
     stages = (
         Stage("ask", "dense", tokens=2_000_000, lr=2e-3, warmup=0.05, decay=0.7, final=0.2, mix=ask),
         _long("long", "dense", tokens=300_000, lr=6e-4, decay=0.5, final=0.5, length=8192),
         _long("indexer", "indexer", tokens=80_000, lr=2e-3, decay=0.2, final=0.05, length=8192),
         _long("sparse", "sparse", tokens=500_000, lr=4e-4, decay=0.7, final=0.02),
+        Stage("balance", "dense", tokens=250_000, lr=0.0, mix={"tiny-text": 0.85, "tiny-chat": 0.15}),
     )
     return dataclasses.replace(nano(), name="nano-anneal", init="nano-long", seed=2, stages=stages)
 
@@ -195,6 +95,50 @@ def nano_dense() -> Recipe:
     """What nano is measured against: a plain transformer of the same active parameters, on the same tokens."""
     stages = (*_dense_stages(), _long("last", "dense", tokens=400_000, lr=8e-4, decay=0.5, final=0.05))
     return dataclasses.replace(nano(), name="nano-dense", preset="nano-dense", stages=stages, model={})
+
+
+def debug_omni() -> Recipe:
+    """Text, pictures, clips and sound through all three stages, in a minute once the codec has seen the pictures."""
+    mix = _mix(text=0.4)
+    stages = (
+        Stage("dense", "dense", tokens=40_960, mix=mix),
+        Stage("indexer", "indexer", tokens=6_144, lr=3e-3, mix=mix),
+        Stage("sparse", "sparse", tokens=12_288, lr=1e-3, mix=mix),
+    )
+    return dataclasses.replace(debug(), name="debug-omni", preset="debug-omni", stages=stages, sequence_length=512, batch_size=2)
+
+
+def nano_omni() -> Recipe:
+    """All modalities in one trunk from the first step on: two parts text, three parts media."""
+    stages = (
+        Stage("mixed", "dense", tokens=1_500_000, warmup=0.05, decay=0.3, final=0.3, mix=_mix(text=0.4)),
+        *_omni_ends(),
+    )
+    return dataclasses.replace(nano(), name="nano-omni", preset="nano-omni", stages=stages)
+
+
+def nano_omni_late() -> Recipe:
+    """What nano-omni is measured against: the same tokens of every source, but text by itself first, and media added later."""
+    stages = (
+        Stage("text", "dense", tokens=500_000, warmup=0.15, decay=0.0, mix=_mix(text=1.0)),
+        Stage("media", "dense", tokens=1_000_000, warmup=0.0, decay=0.45, final=0.3, mix=_mix(text=0.1)),
+        *_omni_ends(),
+    )
+    return dataclasses.replace(nano_omni(), name="nano-omni-late", stages=stages)
+
+
+def _omni_ends() -> tuple[Stage, ...]:
+    mix = _mix(text=0.4)
+    return (
+        Stage("indexer", "indexer", tokens=100_000, lr=2e-3, mix=mix),
+        Stage("sparse", "sparse", tokens=400_000, lr=1.2e-3, warmup=0.0, decay=0.7, mix=mix),
+    )
+
+
+def _mix(text: float) -> dict[str, float]:
+    """Shares of sources, of which `text` is text and the rest is media."""
+    parts = ((TEXT_SHARES, text), (MEDIA_SHARES, 1 - text))
+    return {name: round(share * part, 4) for shares, part in parts for name, share in shares.items() if part > 1e-9}
 
 
 def _dense_stages() -> tuple[Stage, ...]:
@@ -220,18 +164,23 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "nano-long": nano_long,
     "nano-anneal": nano_anneal,
     "nano-dense": nano_dense,
+    "debug-omni": debug_omni,
+    "nano-omni": nano_omni,
+    "nano-omni-late": nano_omni_late,
 }
 
 
 def recipe(name: str) -> Recipe:
     """A recipe by name. Raises ConfigError naming those that exist."""
     if name not in RECIPES:
-        raise ConfigError(f"recipe {name!r} is not known; choose one of {', '.join(RECIPES)}")
+        raise ConfigError(f"recipe {name!r} is not known; choose one of {', '.join((*RECIPES, 'codec'))}")
     return RECIPES[name]()
 
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:
-    return dataclasses.asdict(recipe)
+    """What recipe.json says; fields that came later are left out unless they are set, so that older runs read alike."""
+    values = dataclasses.asdict(recipe)
+    return {name: value for name, value in values.items() if name not in LATER or getattr(recipe, name) != LATER[name]}
 
 
 def from_dict(values: dict[str, Any]) -> Recipe:
@@ -256,7 +205,7 @@ def override(recipe: Recipe, settings: list[str]) -> Recipe:
     of its mix by source (`stages.dense.mix.tiny-chat=0.3`) or a model's by its published name (`model.hidden_size=128`). With
     another `corpus`, a mix's share of the old one goes to it. Raises ConfigError for an unknown key or a value that does not fit.
     """
-    values = to_dict(recipe)
+    values = dataclasses.asdict(recipe)
     flat = _model_fields() | preset(recipe.preset).to_flat()
     known = {key: place for key, *place in _leaves(values)}
     for setting in settings:

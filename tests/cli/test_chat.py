@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import fourfold
-from fourfold.cli.chat import Conversation
+from fourfold.cli.conversation import Conversation
 from fourfold.cli.main import main
 from fourfold.engine.generate import Piece
 from fourfold.engine.sampler import Sampling
@@ -81,7 +81,7 @@ def test_a_turn_computes_only_what_is_new(checkpoint: Path, monkeypatch: pytest.
     trunk = model.trunk
     monkeypatch.setattr(model, "trunk", lambda batch, **more: fed.append(len(batch.tokens)) or trunk(batch, **more))
     list(conversation.ask("the dog"))
-    seen = len(conversation.sequence.tokens)
+    seen = len(conversation.sequence)
     assert sum(fed) == seen
     fed.clear()
     list(conversation.ask("ran"))
@@ -132,7 +132,7 @@ def test_ctrl_c_ends_the_answer_and_not_the_conversation(
 ) -> None:
     turns = iter(["the dog", "ran"])
 
-    def interrupted_once(model, prompt, sampling, tokenizer, sequence):
+    def interrupted_once(model, prompt, sampling, tokenizer, sequence, drawing):
         yield Piece("so far", (50,))
         if len(prompt) < 12:
             raise KeyboardInterrupt

@@ -9,11 +9,12 @@ from tokenizers import Tokenizer as Inner
 from tokenizers import models, pre_tokenizers
 
 import fourfold
-from fourfold.cli.chat import Conversation
+from fourfold.cli.conversation import Conversation
 from fourfold.cli.main import main
 from fourfold.engine.generate import end_tokens, generate
 from fourfold.engine.sampler import Sampling
 from fourfold.formats.ours import save
+from fourfold.media.spans import Span
 from fourfold.model.transformer import Transformer
 from fourfold.text.chats import FORMATS, collect
 from fourfold.text.settings import TextSettings
@@ -65,8 +66,8 @@ def test_a_checkpoint_of_another_family_chats(folders: dict, name: str, capsys: 
 def test_a_format_may_be_named(folders: dict, capsys: pytest.CaptureFixture, monkeypatch) -> None:
     prompts: list[list[int]] = []
 
-    def seen(model: Transformer, prompt: list[int], *more: object):
-        prompts.append(prompt)
+    def seen(model: Transformer, prompt: Span, *more: object, **settings: object):
+        prompts.append(prompt.tokens.tolist())
         return iter(())
 
     monkeypatch.setattr("fourfold.engine.generate.generate", seen)
@@ -93,7 +94,9 @@ class Said:
     def __init__(self, *texts: str) -> None:
         self.texts = list(texts)
 
-    def __call__(self, model: Transformer, prompt: list[int], sampling: Sampling, tokenizer: Tokenizer, *more: object):
+    def __call__(
+        self, model: Transformer, prompt: Span, sampling: Sampling, tokenizer: Tokenizer, *more: object, **settings: object
+    ):
         from fourfold.engine.generate import Piece
         from fourfold.text.chats.format import marked
 

@@ -244,7 +244,7 @@ def test_show_says_what_there_is(small: Corpus, capfd: pytest.CaptureFixture, fo
     shutil.copytree(small.folder, fourfold_home / "corpora" / "small")
     try:
         assert main(["data", "--json"]) == 0  # several: a list
-        assert [c["name"] for c in json.loads(capfd.readouterr().out)] == ["small", "tiny-chat", "tiny-text"]
+        assert [c["name"] for c in json.loads(capfd.readouterr().out)] == ["small", "tiny-chat", "tiny-omni", "tiny-text"]
     finally:
         shutil.rmtree(fourfold_home / "corpora")
 

@@ -41,15 +41,15 @@ def test_a_batch_depends_on_its_number_alone() -> None:
     whole = [made().batch(step, 4) for step in range(9)]
     other = made()
     for step in (8, 0, 5, 5, 3):  # as after a resume
-        for ours, again in zip(whole[step], other.batch(step, 4), strict=True):
-            assert torch.equal(ours, again)
-    rows = torch.cat([tokens for tokens, _ in whole])
-    assert torch.equal(rows, torch.cat([made().batch(step, 1)[0] for step in range(36)]))  # the size only groups the rows
+        again = other.batch(step, 4)
+        assert torch.equal(whole[step].tokens, again.tokens) and torch.equal(whole[step].documents, again.documents)
+    rows = torch.cat([batch.tokens for batch in whole])
+    assert torch.equal(rows, torch.cat([made().batch(step, 1).tokens for step in range(36)]))  # the size only groups the rows
     assert rows[rows[:, 0] == 2][:, 1].tolist() == list(range(40, 40 + int((rows[:, 0] == 2).sum())))
     assert rows[rows[:, 0] == 1][:, 1].tolist() == list(range(int((rows[:, 0] == 1).sum())))
 
 
 def test_rows_of_a_batch_share_no_document() -> None:
-    _, documents = MixedRows({"a": Counting(1), "b": Counting(2)}, {"a": 1, "b": 1}).batch(0, 6)
+    documents = MixedRows({"a": Counting(1), "b": Counting(2)}, {"a": 1, "b": 1}).batch(0, 6).documents
     assert (documents[:, 0] == documents[:, 1]).all() and (documents[:, 1] != documents[:, 2]).all()
     assert len(documents.unique()) == 12

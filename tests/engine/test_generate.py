@@ -7,8 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as some
 
-from fourfold.engine.generate import Piece, Sequence, StopStrings, generate
+from fourfold.engine.generate import Piece, generate
 from fourfold.engine.sampler import Sampling
+from fourfold.engine.sequence import Sequence
+from fourfold.engine.stops import StopStrings
 from fourfold.errors import ConfigError
 from fourfold.model.inputs import Batch
 from fourfold.model.transformer import Transformer
@@ -25,9 +27,9 @@ class Script(torch.nn.Module):
         super().__init__()
         self.config = tiny.config.but(max_position_embeddings=limit)
         self.said, self.place = list(said), torch.nn.Parameter(torch.zeros(()))
-        self.new_cache = tiny.new_cache
+        self.new_cache, self.batch = tiny.new_cache, tiny.batch
 
-    def trunk(self, batch: Batch, cache: object) -> torch.Tensor:
+    def trunk(self, batch: Batch, cache: object, selection: str) -> torch.Tensor:
         return torch.zeros(len(batch.tokens), 1)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -123,7 +125,7 @@ def test_chunked_prefill_is_unchunked(tiny: Transformer, chunk: int) -> None:
     plain = tiny(torch.tensor([prompt])).logits[0, -1]
     sequence = Sequence(tiny)
     assert_close(sequence.feed(prompt, chunk), plain, f"chunks of {chunk}")
-    assert sequence.tokens == prompt and sequence.cache.lengths == [64]
+    assert sequence.seen == prompt and sequence.cache.lengths == [64]
 
 
 @torch.no_grad()
@@ -147,9 +149,9 @@ def test_a_sequence_used_again_is_as_good_as_new(tiny: Transformer, prompts: lis
     sequence = Sequence(tiny)
     for prompt in prompts:
         rest = sequence.rewind(prompt)
-        assert rest and prompt[len(prompt) - len(rest) :] == rest
+        assert len(rest) and prompt[len(prompt) - len(rest) :] == rest.tokens.tolist()
         logits = sequence.feed(rest)
-        assert sequence.tokens == prompt
+        assert sequence.seen == prompt
     assert_close(logits, Sequence(tiny).feed(prompts[-1]), "reused")
 
 

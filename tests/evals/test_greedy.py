@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from fourfold.engine.batches import prefill, replies
 from fourfold.engine.generate import end_tokens, generate
 from fourfold.engine.sampler import Sampling
 from fourfold.errors import ConfigError
-from fourfold.evals.greedy import prefill, replies
 from fourfold.model.transformer import Transformer
 
 PROMPTS = [[1, 40, 41, 42], [1, 50], [1, 60, 61, 62, 63, 64, 65], [1, 40, 41, 43], [1, 70, 71]]

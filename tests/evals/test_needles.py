@@ -6,9 +6,9 @@ import pytest
 from fourfold.data.corpus import Corpus
 from fourfold.data.needles import NeedleTask, needle_task
 from fourfold.data.packing import tokenise
+from fourfold.engine.batches import replies
 from fourfold.engine.generate import end_tokens
 from fourfold.errors import ConfigError
-from fourfold.evals.greedy import replies
 from fourfold.evals.needles import Reply, ask, depth, figures, needles
 from fourfold.model.transformer import Transformer
 

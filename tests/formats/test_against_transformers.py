@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 import fourfold
 from fourfold.config import RopeScaling
-from fourfold.engine.generate import Sequence
+from fourfold.engine.sequence import Sequence
 from fourfold.formats import adapter_of, export
 from fourfold.model.inputs import Batch
 from fourfold.model.rope import frequencies, yarn_attention_scale, yarn_table_scale
@@ -68,7 +68,7 @@ def test_greedy_generation(case: Case) -> None:
     """64 tokens with a cache. Theirs reads what we wrote: where each token is its choice too, it would have written the same."""
     sequence, tokens = Sequence(case.ours), random_tokens(PROMPT, seed=2)[0].tolist()
     for _ in range(NEW):
-        tokens.append(int(sequence.feed(tokens[len(sequence.tokens) :]).argmax()))
+        tokens.append(int(sequence.feed(tokens[len(sequence) :]).argmax()))
     logits = case.theirs(torch.tensor([tokens[:-1]])).logits[0, PROMPT - 1 :]
     assert_same_tokens(tokens[PROMPT:], logits.argmax(-1).tolist(), logits)
     assert len(set(tokens[PROMPT:])) > 5  # it does not repeat itself

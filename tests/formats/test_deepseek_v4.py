@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import fourfold
-from fourfold.engine.generate import Sequence
+from fourfold.engine.sequence import Sequence
 from fourfold.errors import ConfigError
 from fourfold.formats import adapter_of, export
 from fourfold.model.trace import Trace
@@ -130,7 +130,7 @@ def test_greedy_generation(case: Case) -> None:
 def our_greedy(model: Transformer, prompt: list[int]) -> list[int]:
     sequence, tokens = Sequence(model), list(prompt)
     for _ in range(NEW):
-        tokens.append(int(sequence.feed(tokens[len(sequence.tokens) :]).argmax()))
+        tokens.append(int(sequence.feed(tokens[len(sequence) :]).argmax()))
     return tokens[PROMPT:]
 
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fourfold.config import ModelConfig
+from fourfold.data.rows import RowBatch
 from fourfold.model import compressed, selection
 from fourfold.model.inputs import Batch
 from fourfold.model.trace import Trace
@@ -223,7 +224,7 @@ def test_every_mode_of_training(mode: str) -> None:
     optimizer = torch.optim.Adam((p for p in model.parameters() if p.requires_grad), lr=5e-3)
     losses = []
     for _ in range(6):
-        losses.append(accumulate(model, tokens, DOCUMENTS, mode, 0.3, micro=2).terms["loss"])
+        losses.append(accumulate(model, RowBatch(tokens, DOCUMENTS), mode, 0.3, micro=2).terms["loss"])
         assert {name for name, p in model.named_parameters() if p.grad is not None} == wanted
         assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
         optimizer.step()
@@ -236,11 +237,11 @@ def test_training_on_documents_shorter_than_a_block(mode: str) -> None:
     """There is no block to choose, in one part of the batch or in all of it."""
     model, tokens, short = build(small()), random_tokens(2, 41), torch.arange(41).expand(2, 41) // 2
     set_mode(model, mode)
-    outcome = accumulate(model, tokens, short, mode, 0.3, micro=1)
+    outcome = accumulate(model, RowBatch(tokens, short), mode, 0.3, micro=1)
     assert outcome.terms["indexer_kl"] == 0 and not outcome.dead
     assert all(p.grad is None for _, p in model.indexer_parameters())
     mixed = torch.stack([short[0], torch.zeros(41, dtype=torch.long)])
-    assert accumulate(model, tokens, mixed, mode, 0.3, micro=1).terms["indexer_kl"] > 0
+    assert accumulate(model, RowBatch(tokens, mixed), mode, 0.3, micro=1).terms["indexer_kl"] > 0
 
 
 @torch.no_grad()

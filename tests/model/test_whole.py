@@ -4,8 +4,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fourfold.config import MediaInConfig
-from fourfold.errors import ConfigError
 from fourfold.model.inputs import Batch
 from fourfold.model.transformer import Transformer
 from tests.builders import CONFIGS, base, build, everything, random_tokens
@@ -91,11 +89,6 @@ def test_what_keeps_fp32() -> None:
     kept = {name for name in model.state_dict() if model.keep_fp32(name)}
     assert {name.split(".")[-2] for name in kept} == {"router", "attention_site", "ffn_site", "collapse"}
     assert all(".indexer." not in name for name in kept)
-
-
-def test_a_place_for_media_is_not_yet_a_model_of_it() -> None:
-    with pytest.raises(ConfigError, match="media_in: .*text only"):
-        Transformer(base(media_in=MediaInConfig(image_patch_size=14, audio_mel_bins=80)))
 
 
 def test_gradients_of_a_checkpointed_and_a_plain_run_are_the_same_twice() -> None:

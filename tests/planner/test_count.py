@@ -48,6 +48,14 @@ def test_parts_add_up(name: str) -> None:
     assert 0 < counts.active <= counts.total
 
 
+def test_media_parts_have_a_row_of_their_own() -> None:
+    """They count in the total, and not in what a token of text multiplies with."""
+    omni, plain = count(preset("nano-omni")), count(preset("nano"))
+    assert omni.parts == plain.parts | {"media": omni.media}
+    assert omni.total == plain.total + omni.media
+    assert (omni.active, omni.mtp, plain.media) == (plain.active, plain.mtp, 0)
+
+
 def test_a_small_model_by_hand() -> None:
     """debug: every tensor of the dense layer, written out."""
     config = preset("debug")

@@ -94,7 +94,8 @@ def test_thoughts_before_the_last_question_are_dropped() -> None:
         ("hi", "messages"),
         ([{"role": "robot", "content": "x"}], r"messages\[0\]\.role"),
         ([{"role": "user", "content": "x"}, {"role": "assistant"}], r"messages\[1\]\.content"),
-        ([{"role": "user", "content": ["x"]}], r"messages\[0\]\.content"),
+        ([{"role": "user", "content": 7}], r"messages\[0\]\.content"),
+        ([{"role": "user", "content": ["x"]}], r"messages\[0\]\.content\[0\]\.type"),
         (
             [{"role": "assistant", "content": "", "tool_calls": [{"name": "f"}]}],
             r"messages\[0\]\.tool_calls\[0\]\.function",

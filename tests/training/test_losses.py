@@ -5,15 +5,17 @@ import math
 import pytest
 import torch
 
+from fourfold.config import ExpertsConfig
+from fourfold.model.experts import Router
 from fourfold.model.trace import LayerTrace
 from fourfold.ops.cross_entropy import IGNORED
 from fourfold.training.losses import (
     balance_loss,
     dead_fraction,
     expert_counts,
+    expert_loads,
     indexer_loss,
     targets_ahead,
-    update_bias,
 )
 from fourfold.training.metrics import gain_metrics, load_metrics
 
@@ -39,11 +41,14 @@ def test_balance_loss_by_hand():
 
 
 def test_bias_update_by_hand():
-    bias, load = torch.tensor([0.0, 0.5, 0.0, 0.0]), expert_counts(torch.tensor([0, 0, 0, 1, 3, 3, 3, 1]), 4)
-    assert load.tolist() == [3, 2, 0, 3]
-    update_bias(bias, load, 0.1)
-    torch.testing.assert_close(bias, torch.tensor([-0.1, 0.5, 0.1, -0.1]))
-    assert load_metrics([load]) == {"expert_load_max": 1.5, "expert_load_min": 0.0}
+    router = Router(4, ExpertsConfig(n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=4))
+    router.bias.copy_(torch.tensor([0.0, 0.5, 0.0, 0.0]))
+    ids = torch.tensor([[0, 0], [0, 1], [3, 3], [3, 1]])
+    load = expert_loads(ids, torch.zeros(4, dtype=torch.uint8), 4)
+    assert load[0].tolist() == expert_counts(ids.flatten(), 4).tolist() == [3, 2, 0, 3] and not load[1:].any()
+    router.balance(load, 0.1)
+    torch.testing.assert_close(router.bias, torch.tensor([-0.1, 0.5, 0.1, -0.1]))
+    assert load_metrics([load.sum(0)]) == {"expert_load_max": 1.5, "expert_load_min": 0.0}
 
 
 def indexer_trace(scores, mass=None):

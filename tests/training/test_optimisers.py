@@ -8,6 +8,7 @@ from fourfold.model.transformer import Transformer
 from fourfold.training.muon import Muon, newton_schulz, newton_schulz_plain
 from fourfold.training.optim import MasterWeights, Optimizer, OptimizerSettings, parts_of
 from fourfold.training.schedule import warmup_cosine, warmup_stable_decay
+from tests.model import compressing
 
 
 @pytest.mark.parametrize("shape", [(5, 12, 20), (3, 20, 12), (1, 8, 8)])
@@ -91,6 +92,23 @@ def test_the_optimiser_knows_which_weights_are_two(tiny):
     assert all(parts_of(name) == count for name, count in parts.items())
     for name in two:
         assert dict(model.named_parameters())[name].shape[-2] % 2 == 0
+
+
+def test_the_output_projection_of_compressed_attention_is_a_matrix_for_each_group_of_heads():
+    model = Transformer(compressing.small()).init_weights(1)
+    optimizer = Optimizer(model, OptimizerSettings())
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    parts = {names[id(p)]: group["parts"] for o in optimizer.optimizers for group in o.param_groups for p in group["params"]}
+    projections = {name for name in parts if ".o_a_proj." in name}
+    assert len(projections) == 4 and {parts[name] for name in projections} == {model.config.compression.o_groups} == {3}
+    weight = model.layers[0].attention.o_a_proj.weight
+    weight.grad = torch.randn_like(weight)
+    groups = [nn.Parameter(part.detach().clone()) for part in weight.chunk(3)]
+    for group, grad in zip(groups, weight.grad.chunk(3), strict=True):
+        group.grad = grad.clone()
+    Muon(groups, lr=0.1).step()
+    Muon([{"params": [weight], "parts": 3}], lr=0.1).step()
+    torch.testing.assert_close(weight, torch.cat(groups))
 
 
 def test_masters_keep_what_bf16_would_lose():

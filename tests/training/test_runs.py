@@ -126,9 +126,9 @@ def test_a_source_goes_on_where_the_stage_before_left_off(small):
     data = TrainingData.open(small)
     assert [stage.first for stage in data.stages] == [{small.corpus: 0}, {small.corpus: 4}, {small.corpus: 0}]
     rows = PackedTokens(Corpus.open(small.corpus), data.tokenizer, 32, "train", small.seed, every=small.document_stride)
-    seen = torch.cat([data.batch(step)[0] for step in range(6)])  # two steps of two rows, four of one
+    seen = torch.cat([data.batch(step).tokens for step in range(6)])  # two steps of two rows, four of one
     assert torch.equal(seen, torch.cat([rows.batch(place, 1)[0] for place in range(8)]))
-    assert data.batch(6)[0].shape == (2, 17)
+    assert data.batch(6).tokens.shape == (2, 17)
 
 
 def test_a_killed_run_resumes(small, whole, tmp_path):
@@ -389,11 +389,11 @@ def test_a_loss_that_is_not_finite_stops_the_run(small, tmp_path):
 def test_micro_batches_add_up(small, tmp_path, mode):
     with Reporter(6) as reporter:
         run = Run(dataclasses.replace(small, batch_size=6), tmp_path, reporter)
-    tokens, documents = run.data.batch(0)
+    rows = run.data.batch(0)
     set_mode(run.model, mode)
     gradients, terms = [], []
     for micro in (0, 2):
-        terms.append(accumulate(run.model, tokens, documents, mode, 0.3, micro).terms)
+        terms.append(accumulate(run.model, rows, mode, 0.3, micro).terms)
         gradients.append({name: p.grad.clone() for name, p in run.model.named_parameters() if p.grad is not None})
         run.optimizer.zero_grad()
     assert gradients[0].keys() == gradients[1].keys() and gradients[0]

@@ -6,7 +6,10 @@ events of one kind the text may be cut anywhere: only the sum of the pieces mean
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,30 @@ class CallBroken:
     index: int
 
 
-Event = Reasoning | Content | CallStarted | CallArguments | CallFinished | CallBroken
+@dataclass(frozen=True)
+class DrawingBegun:
+    """A picture of (rows, columns) codes begins, or a clip of (frames, rows, columns)."""
+
+    grid: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class DrawingCodes:
+    """The next codes of it: row by row, frame by frame."""
+
+    codes: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class DrawingFinished:
+    """It is whole: all codes int64 [*grid], and uint8 [frames, 3, H, W], what the codec makes of them (None without one)."""
+
+    codes: "Tensor"
+    pixels: "Tensor | None" = None
+
+
+DrawingEvent = DrawingBegun | DrawingCodes | DrawingFinished
+Event = Reasoning | Content | CallStarted | CallArguments | CallFinished | CallBroken | DrawingEvent
 
 
 @dataclass
@@ -67,15 +93,33 @@ class ToolCall:
 
 @dataclass
 class Message:
-    """A whole reply."""
+    """A whole reply. Each of its drawings stands before a place of the content."""
 
     content: str = ""
     reasoning_content: str = ""
     tool_calls: list[ToolCall] = field(default_factory=list)
+    drawings: list[tuple[int, "Tensor"]] = field(default_factory=list)
+
+    def answer(self) -> "Message":
+        """Without thoughts, and the line ends between them and the content."""
+        text = self.content.lstrip("\n") if self.reasoning_content else self.content
+        cut = len(self.content) - len(text)
+        return Message(text, "", self.tool_calls, [(max(place - cut, 0), codes) for place, codes in self.drawings])
+
+    def parts(self) -> list[dict[str, Any]]:
+        """Texts and drawings in their order (content.py)."""
+        made: list[dict[str, Any]] = []
+        start = 0
+        for place, codes in self.drawings:
+            kind = "draw" if codes.dim() == 2 else "film"
+            made += [{"type": "text", "text": self.content[start:place]}, {"type": kind, "codes": codes}]
+            start = place
+        return [*made, {"type": "text", "text": self.content[start:]}]
 
     def to_dict(self) -> dict[str, Any]:
         """In the form that `render` takes (OpenAI's); empty parts are left out, content is None beside calls alone."""
-        message: dict[str, Any] = {"role": "assistant", "content": self.content or (None if self.tool_calls else "")}
+        said = self.parts() if self.drawings else self.content
+        message: dict[str, Any] = {"role": "assistant", "content": said or (None if self.tool_calls else "")}
         if self.reasoning_content:
             message["reasoning_content"] = self.reasoning_content
         if self.tool_calls:
@@ -99,6 +143,8 @@ def collect(events: Iterable[Event]) -> Message:
                 message.tool_calls[index].arguments += text
             case CallFinished(index):
                 message.tool_calls[index].complete = True
-            case CallBroken():
+            case DrawingFinished(codes):
+                message.drawings.append((len(message.content), codes))
+            case _:
                 pass
     return message

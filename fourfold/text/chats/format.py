@@ -23,10 +23,12 @@ from fourfold.text.chat import ROLES, Part
 from fourfold.text.chats.events import Event, Message, collect
 from fourfold.text.chats.parser import Parser, Steps
 from fourfold.text.chats.tokens import THINK
+from fourfold.text.content import Show, text_only
 from fourfold.text.settings import TextSettings
 
 if TYPE_CHECKING:
     from fourfold.engine.generate import Piece
+    from fourfold.media.spans import Span
     from fourfold.text.tokenizer import Tokenizer
 
 # What people may ask for, and what it means to a model that knows none, high and max (as the public API maps them).
@@ -58,6 +60,7 @@ class ChatFormat(ABC):
     think = THINK  # opens thoughts
     roles: tuple[str, ...] = ROLES
     has_tools = True
+    has_media = False
 
     @classmethod
     def of(cls, settings: TextSettings) -> "ChatFormat":
@@ -80,7 +83,9 @@ class ChatFormat(ABC):
         Effort, response format and thinking do nothing in a generation that has no words for them. Raises DataError naming the
         message or option that is wrong.
         """
-        chat.check(messages, self.roles)
+        chat.check(messages, self.roles, media=True)
+        if not self.has_media:
+            messages = text_only(messages, self.name)
         if not messages:
             raise DataError("messages: empty; give at least one")
         if not self.has_tools and (tools or any(message.get("tool_calls") for message in messages)):
@@ -93,7 +98,7 @@ class ChatFormat(ABC):
         wanted = None if response_format == {"type": "text"} else response_format
         prompt = add_generation_prompt and not chat.left_open(messages)
         request = Request(tuple(tools or ()), thinking, effort, wanted, prompt)
-        return [part for part in self.parts(messages, request) if part.text]
+        return [part for part in self.parts(messages, request) if part.text or part.media]
 
     def text(self, messages: list[dict[str, Any]], **options: Any) -> str:
         """`render` as one text."""
@@ -108,6 +113,14 @@ class ChatFormat(ABC):
         self.check_vocabulary(tokenizer)
         parts = self.render(messages, **options)
         return chat.encode(parts, tokenizer)[0], self.opened(parts)
+
+    def span(
+        self, tokenizer: "Tokenizer", messages: list[dict[str, Any]], show: Show | None = None, **options: Any
+    ) -> "tuple[Span, bool]":
+        """`prompt` as a Span: content may be a list of parts (content.py), of which `show` reads those that come as files."""
+        self.check_vocabulary(tokenizer)
+        parts = self.render(messages, **options)
+        return chat.lay_out(parts, tokenizer, show), self.opened(parts)
 
     def check_vocabulary(self, tokenizer: "Tokenizer") -> None:
         """Raise DataError when a token is missing without which a vocabulary is not of this generation."""
@@ -137,6 +150,7 @@ class ChatFormat(ABC):
         for piece in pieces:
             # Such a token adds no text of its own: what comes with it was held back, and said before it.
             events = parser.feed(piece.text + "".join(hidden.get(token, "") for token in piece.tokens))
+            events += [piece.drawing] if piece.drawing else []
             yield piece, events + (parser.finish() if piece.finish_reason else [])
 
     @abstractmethod

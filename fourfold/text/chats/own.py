@@ -16,6 +16,7 @@ class Own(ChatFormat):
     name, end, required = "fourfold", "<|end|>", ("<|bos|>", "<|assistant|>", "<|end|>")
     marks = ("<|think|>", "<|/think|>", CALL, CALL_END)
     think = "<|think|>"
+    has_media = True
 
     def parts(self, messages: list[dict[str, Any]], request: Request) -> Iterator[Part]:
         return chat.parts(messages, request.thinking, request.prompt, list(request.tools))
