@@ -8,6 +8,7 @@ import numpy as np
 
 RATE = 16_000  # samples a second
 QUIET, PAUSE, PEAK = 0.01, 0.05, 0.6  # of full scale; seconds of silence that stay; of full scale
+SHORTEST = 0.2  # seconds: what is shorter has silence after it
 LIBRARIES = ("libavcodec", "libavformat", "libswresample")
 
 
@@ -56,4 +57,5 @@ def _levelled(samples: np.ndarray) -> np.ndarray:
     samples = samples * (PEAK / max(float(np.abs(samples).max()), 1e-6))
     loud = np.flatnonzero(np.abs(samples) > QUIET)
     pause = round(PAUSE * RATE)
-    return samples[max(0, loud[0] - pause) : loud[-1] + pause]
+    samples = samples[max(0, loud[0] - pause) : loud[-1] + pause]
+    return np.pad(samples, (0, max(0, round(SHORTEST * RATE) - len(samples))))
