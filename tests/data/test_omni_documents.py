@@ -158,6 +158,28 @@ def test_spoken_captions_go_with_their_pictures(shelf, tokenizer):
     assert torch.equal(codes, shelf.codes.of(item, shelf.of).flatten())
 
 
+def test_a_question_that_is_heard_has_the_right_answer(shelf, tokenizer, monkeypatch):
+    """Each spoken item asks after its own patch; no word of a question is written."""
+    items = {item.id: item for source in ("patches", "voices") for item in shelf.of(source)}
+    for item in items.values():
+        item.details["code"] = item.concept
+        if item.kind == "speech":
+            item.details.update(task="question", about=item.concept)
+    monkeypatch.setattr(omni_documents, "ALOUD", 1.0)
+    documents, seen = Documents(shelf, "voices", "ask"), Counter()
+    colours = {tuple(shelf.shown(item).pixels[0, ::64].tolist()): item.concept for item in shelf.of("patches")}
+    for i in range(40):
+        document = documents.make(Draw(f"aloud/{i}"))
+        turn, told = said(document, tokenizer).split("<|assistant|>")
+        assert turn.replace(IMAGE, "").replace("<|audio|>aaaaa<|/audio|>", "") == "<|bos|><|user|><|end|>"
+        [(_, _, tokens)] = document.spoken
+        about = tokenizer.decode(tokens.tolist()).lower().split()[0]
+        is_so = colours[tuple(document.span.pixels[0, ::64].tolist())] == about
+        assert told == f"{'yes' if is_so else 'no'}<|end|><|eos|>"
+        seen[is_so] += 1
+    assert min(seen.values()) > 10
+
+
 def test_several_turns_show_what_was_drawn(shelf, tokenizer):
     texts = [said(Documents(shelf, "squares", "turns").make(Draw(f"turns/{i}")), tokenizer) for i in range(20)]
     drawn = [text for text in texts if "<|draw|>" in text]
