@@ -19,7 +19,7 @@ from fourfold.training.losses import expert_counts
 BATCHES, ROWS, LENGTH = 16, 8, 512  # batches of that many rows of so many tokens
 
 
-def experts(model: Transformer, corpus: Corpus, batches: int | None = None) -> dict:
+def experts(model: Transformer, corpus: Corpus, batches: int | None = None, split: str = "held_out") -> dict:
     """For each layer with experts the largest load over the mean (1 is even): in all, in the mean batch and in the worst one.
 
     Raises ConfigError for a model without experts.
@@ -27,7 +27,7 @@ def experts(model: Transformer, corpus: Corpus, batches: int | None = None) -> d
     if not model.routers():
         raise ConfigError("the model has no routed experts; leave out the task experts")
     length = min(LENGTH, model.config.max_position_embeddings)
-    rows = PackedTokens(corpus, model.tokenizer, length, "held_out")
+    rows = PackedTokens(corpus, model.tokenizer, length, split)
     count = min(batches or BATCHES, max(rows.rows // ROWS, 1))
     counted = torch.stack([loads(model, *rows.batch(i, ROWS)) for i in progress(range(count), "experts", count)])
     in_all, by_batch = largest(counted.sum(0)), largest(counted)
@@ -38,7 +38,7 @@ def experts(model: Transformer, corpus: Corpus, batches: int | None = None) -> d
     ]
     unused = (counted.sum(0) == 0).sum().item()
     return {
-        "corpus": corpus.name, "split": "held_out", "batches": count, "rows": ROWS, "length": length, "layers": layers,
+        "corpus": corpus.name, "split": split, "batches": count, "rows": ROWS, "length": length, "layers": layers,
         "unused_experts": unused, "total": {name: max(layer[name] for layer in layers) for name in ("all", "mean", "worst")},
     }  # fmt: skip
 
