@@ -8,17 +8,17 @@ import numpy as np
 
 RATE = 16_000  # samples a second
 QUIET, PAUSE, PEAK = 0.01, 0.05, 0.6  # of full scale; seconds of silence that stay; of full scale
-SHORTEST = 0.2  # seconds: what is shorter has silence after it
 LIBRARIES = ("libavcodec", "libavformat", "libswresample")
 
 
-def opus(samples: np.ndarray, rate: int, bits: int, application: str = "voip") -> tuple[bytes, float]:
+def opus(samples: np.ndarray, rate: int, bits: int, application: str = "voip", shortest: float = 0.0) -> tuple[bytes, float]:
     """Samples int16 or float [n] at `rate` as Ogg Opus of about `bits` a second, and how many seconds it plays.
 
-    Without tags and with serial number 0, so that the same samples give the same bytes. Always two pages of sound or more: on a
-    single one some readers cannot tell where this writer begins to count.
+    What is shorter than `shortest` seconds has silence after it. Without tags and with serial number 0, so that the same samples
+    give the same bytes. Always two pages of sound or more: on a single one some readers cannot tell where the count begins.
     """
     level = _levelled(_resampled(samples, rate))
+    level = np.pad(level, (0, max(0, round(shortest * RATE) - len(level))))
     seconds = len(level) / RATE
     file = io.BytesIO()
     options = {"fflags": "+bitexact", "page_duration": str(min(1_000_000, round(400_000 * seconds)))}
@@ -57,5 +57,4 @@ def _levelled(samples: np.ndarray) -> np.ndarray:
     samples = samples * (PEAK / max(float(np.abs(samples).max()), 1e-6))
     loud = np.flatnonzero(np.abs(samples) > QUIET)
     pause = round(PAUSE * RATE)
-    samples = samples[max(0, loud[0] - pause) : loud[-1] + pause]
-    return np.pad(samples, (0, max(0, round(SHORTEST * RATE) - len(samples))))
+    return samples[max(0, loud[0] - pause) : loud[-1] + pause]
