@@ -23,6 +23,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 import av  # noqa: E402
 import PIL  # noqa: E402
 import pyarrow  # noqa: E402
+from av import library_versions  # noqa: E402
 from builders import fetch, omni_asterisk, omni_clips, omni_emoji, omni_fashion, omni_sounds, omni_speech, omni_sprites  # noqa: E402
 from builders.omni_audio import LIBRARIES  # noqa: E402
 from builders.omni_common import split_of  # noqa: E402
@@ -148,7 +149,7 @@ def versions() -> dict[str, str]:
         "pillow": PIL.__version__,
         **{name: str(features.version(name)) for name in ("webp", "freetype2", "raqm")},
         "av": av.__version__,
-        **{name: ".".join(map(str, av.library_versions[name])) for name in LIBRARIES},
+        **{name: ".".join(map(str, library_versions[name])) for name in LIBRARIES},
     }
 
 

@@ -99,11 +99,17 @@ def write_corpus(
                 row[key] += value
         totals = {k: sum(c[split][k] for c in counts.values() if split in c) for k in ("documents", "bytes", "tokens")}
         described[split] = {**totals, "content_sha256": _content_checksum(documents), "files": files}
-    about = {
-        "name": name,
+    return write_about(folder, {"name": name}, tokenizer, described, counts, sources)
+
+
+def write_about(
+    folder: Path, first: dict, tokenizer: Tokenizer, splits: dict[str, dict], counts: dict[str, dict], sources: dict | None
+) -> dict:
+    """Write corpus.json, `first` at its head: what the splits hold, and of each source its counts beside what is known of it."""
+    about = first | {
         "built": time.strftime("%Y-%m-%d", time.gmtime()),
         "tokenizer_sha256": tokenizer.checksum,
-        "splits": described,
+        "splits": splits,
         "sources": {s: {**(sources or {}).get(s, {}), "splits": counts[s]} for s in sorted(counts)},
     }
     (folder / "corpus.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", "utf-8")

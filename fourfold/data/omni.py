@@ -7,7 +7,6 @@ counted as one document and the tokens being those of its text.
 import hashlib
 import json
 import os
-import time
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
@@ -16,7 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fourfold.data.corpus import Corpus, file_checksum
+from fourfold.data.corpus import Corpus, file_checksum, write_about
 from fourfold.errors import DataError
 from fourfold.text.tokenizer import Tokenizer
 
@@ -95,16 +94,7 @@ def write_omni(
             files += [_write(folder / f"{split}-{source}-{i:05d}.parquet", shard) for i, shard in enumerate(_shards(members))]
         totals = {key: sum(c[split][key] for c in counts.values() if split in c) for key in ("documents", "bytes", "tokens")}
         described[split] = {**totals, "files": files}
-    about = {
-        "name": name,
-        "holds": HOLDS,
-        "built": time.strftime("%Y-%m-%d", time.gmtime()),
-        "tokenizer_sha256": tokenizer.checksum,
-        "splits": described,
-        "sources": {s: {**(sources or {}).get(s, {}), "splits": counts[s]} for s in sorted(counts)},
-    }
-    (folder / "corpus.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    return about
+    return write_about(folder, {"name": name, "holds": HOLDS}, tokenizer, described, counts, sources)
 
 
 def content_checksum(items: Collection[Item], media: bool = True) -> str:

@@ -16,8 +16,7 @@ from fourfold.media.codec import Codec, CodecConfig, psnr
 from fourfold.parts import Part
 from fourfold.training.codec_data import CodecData, as_numbers
 from fourfold.training.folders import read_json, run_folder
-from fourfold.training.loop import Run, Summary, interrupts, threads
-from fourfold.training.memory import keep_freed_memory
+from fourfold.training.loop import Run, Summary, carry_out
 from fourfold.training.optim import Amount, Optimizer, OptimizerSettings, Positive
 from fourfold.training.plots import draw_plots
 from fourfold.training.progress import Reporter
@@ -111,16 +110,7 @@ def train(recipe: CodecRecipe, out: Path | None = None, resume: bool = False, st
     folder = run_folder(NAME, out, resume)
     if resume:
         recipe = _written(folder / "recipe.json")
-    total = recipe.steps if steps is None else min(steps, recipe.steps)
-    keep_freed_memory()
-    with threads(recipe.threads), Reporter(total) as reporter:
-        run = CodecRun(recipe, folder, reporter)
-        run.restore() if resume else run.describe()
-        if total < run.step:
-            raise ConfigError(f"--steps {steps}: {folder} is at step {run.step} already; ask for more, or leave --steps out")
-        reporter.start(run.step)
-        with interrupts() as interrupted:
-            return run.go(total, interrupted)
+    return carry_out(CodecRun, recipe, folder, resume, steps)
 
 
 class CodecRun(Run):

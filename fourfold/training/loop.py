@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -66,10 +66,15 @@ def train(recipe: Recipe, out: Path | None = None, resume: bool = False, steps: 
     folder = run_folder(recipe.name, out, resume)
     if resume:
         recipe = _written(folder / "recipe.json", recipe.name)
+    return carry_out(Run, recipe, folder, resume, steps)
+
+
+def carry_out(kind: Callable[[Any, Path, Reporter], "Run"], recipe: Any, folder: Path, resume: bool, steps: int | None) -> Summary:
+    """Begin or resume a run of some kind in its folder, and step until its recipe is done, `steps` are, or a signal arrives."""
     total = recipe.steps if steps is None else min(steps, recipe.steps)
     keep_freed_memory()
     with threads(recipe.threads), Reporter(total) as reporter:
-        run = Run(recipe, folder, reporter)
+        run = kind(recipe, folder, reporter)
         run.restore() if resume else run.describe()
         if total < run.step:
             raise ConfigError(f"--steps {steps}: {folder} is at step {run.step} already; ask for more, or leave --steps out")
