@@ -26,6 +26,7 @@ DROPPED = 0.1  # share of what is drawn without being asked for
 WORDS_FIRST = 0.3  # share of questions that come before their media
 SMALL = 0.25  # share of large pictures that are read or drawn small
 GROUND = 0.25  # share of pictures that are read on a ground of some colour, where they have clear parts
+SPEEDS = 0.85, 1.18  # of speech that is heard to be learnt from
 # what is done with items of a kind, and how often where a mix does not say
 TASKS: dict[str, dict[str, float]] = {
     "image": {"read": 0.35, "ask": 0.15, "draw": 0.35, "turns": 0.15},
@@ -150,9 +151,11 @@ class Documents:
         script.assistant(told, about=LEARNT_AS[about.kind])
 
     def _shown(self, item: Item, draw: Draw) -> Span | Speech:
+        if item.kind == "speech":
+            slow, fast = SPEEDS if self.shelf.split == "train" else (1.0, 1.0)
+            return Speech(self.shelf.shown(item, speed=slow * (fast / slow) ** draw.unit()), item.text)
         small, has_ground, colour = draw.unit() < SMALL, draw.unit() < GROUND, tuple(draw.below(256) for _ in range(3))
-        span = self.shelf.shown(item, small, colour if has_ground else None)
-        return Speech(span, item.text) if item.kind == "speech" else span
+        return self.shelf.shown(item, small, colour if has_ground else None)
 
     def _other(self, draw: Draw, item: Item) -> Item:
         """Another item of the source with another name, with no word in common where one is soon found."""

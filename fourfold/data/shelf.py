@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -77,8 +78,11 @@ class Shelf:
             self._items[source] = list(islice(self.corpus.iterate(self.split, {source}), 0, None, self.every))
         return self._items[source]
 
-    def shown(self, item: Item, small: bool = False, ground: Colour | None = None) -> Span:
-        """An item as it is read; of a picture, one larger than SMALL at that size when `small`, and what is clear on a ground."""
+    def shown(self, item: Item, small: bool = False, ground: Colour | None = None, speed: float = 1.0) -> Span:
+        """An item as it is read; of a picture, one larger than SMALL at that size when `small`, and what is clear on a ground.
+
+        speed: how much faster sound is played.
+        """
         sizes = self.sizes
         if sizes is None:
             raise ConfigError("media_in: the model reads no media; choose a preset that does, such as nano-omni")
@@ -89,7 +93,7 @@ class Shelf:
         if item.kind == "clip":
             frames, seconds = filmed(item.media, sizes.clip_longest, sizes.image_patch_size, sizes.clip_rate, sizes.clip_frames)
             return spans.clip(frames, seconds, self.tokenizer, sizes.image_patch_size)
-        mel = log_mel(read_sound(item.media), sizes.audio_mel_bins)
+        mel = log_mel(played(read_sound(item.media), speed), sizes.audio_mel_bins)
         return spans.sound(mel, self.tokenizer, sizes.audio_frames_per_token)
 
     def drawn(self, item: Item, small: bool = False) -> Span:
@@ -170,6 +174,14 @@ def filmed(media: bytes, longest: int, multiple: int, rate: float, count: int) -
     """uint8 [F, 3, H, W] and when each frame is shown."""
     clip = read_clip(media, rate=rate, most_frames=count, longest=longest, multiple=multiple)
     return clip.frames, clip.seconds
+
+
+def played(samples: Tensor, speed: float) -> Tensor:
+    """fp32 [n] played faster, and so higher: [about n / speed]. One voice becomes many (Ko et al., Interspeech 2015)."""
+    if speed == 1.0:
+        return samples
+    count = max(round(len(samples) / speed), 1)
+    return F.interpolate(samples[None, None], count, mode="linear", align_corners=True)[0, 0]
 
 
 def checksum_of(folder: Path) -> str:

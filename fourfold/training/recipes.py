@@ -5,6 +5,7 @@ import difflib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -29,6 +30,26 @@ MEDIA_SHARES = {
     "tiny-omni:speech": 0.18,
     "tiny-omni:sounds": 0.06,
 }
+# one part text to three of media, most of it what takes most to learn
+JOINED = {
+    "tiny-text": 0.15,
+    "tiny-chat": 0.07,
+    "needles": 0.03,
+    "tiny-omni:fashion:read": 0.15,
+    "tiny-omni:fashion:draw": 0.09,
+    "tiny-omni:fluent+noto": 0.13,
+    "tiny-omni:animated": 0.03,
+    "tiny-omni:sprites": 0.19,
+    "tiny-omni:speech": 0.13,
+    "tiny-omni:sounds": 0.03,
+}
+MICRO_ROWS: dict[str, dict[str, int]] = {  # of every step of `micro-omni`, by modality and source
+    "text": {"tiny-text": 2},
+    "images": {"tiny-omni:fashion": 1, "tiny-omni:fluent+noto": 1},
+    "clips": {"tiny-omni:sprites": 2},
+    "sound": {"tiny-omni:speech:read": 1, "tiny-omni:speech+sounds:read": 1},
+}
+MICRO_STEPS, MICRO_LENGTH = 480, 400  # rows in which two clips fit
 
 
 def debug() -> Recipe:
@@ -127,6 +148,49 @@ def nano_omni_late() -> Recipe:
     return dataclasses.replace(nano_omni(), name="nano-omni-late", stages=stages)
 
 
+def nano_omni_joined() -> Recipe:
+    """The small omni model that ships, from the weights of `nano`: text goes on beside media, in rows that clips fit into."""
+    settings = MediaSettings(image=8.0, video=8.0, audio=6.0, ctc_weight=0.1)
+    stages = (Stage("mixed", "dense", tokens=2_600_000, lr=3e-3, warmup=0.03, decay=0.0, mix=JOINED),)
+    shape: dict[str, Any] = dict(sequence_length=1024, batch_size=4, dtype="float32")
+    return dataclasses.replace(
+        nano(), name="nano-omni-joined", preset="nano-omni", init="nano", seed=3, stages=stages, media=settings, **shape
+    )
+
+
+def micro_omni(*kinds: str) -> Recipe:
+    """Some modalities (all by default), each on rows of its own, the same number of every source in every step.
+
+    With fewer modalities a step has fewer rows: just those that the step of all modalities has of them, at the same rate. Attention
+    is dense throughout and only the next token is predicted, so that all arms of a study take two cores half an hour.
+    """
+    mix = {source: float(rows) for kind in kinds or MICRO_ROWS for source, rows in MICRO_ROWS[kind].items()}
+    size = round(sum(mix.values()))
+    stage = Stage("mixed", "dense", tokens=MICRO_STEPS * MICRO_LENGTH * size, warmup=0.05, decay=0.3, mix=mix)
+    base, name = micro(), "-".join(("micro-omni", *kinds))
+    return dataclasses.replace(
+        base, name=name, preset="micro-omni", stages=(stage,), sequence_length=MICRO_LENGTH, batch_size=size,
+        model=base.model | {"selection": None, "num_nextn_predict_layers": 0}, eval_every=MICRO_STEPS // 6,
+        optimizer=OptimizerSettings(lr=4e-3), checkpoint_every=60, threads=1,
+    )  # fmt: skip
+
+
+def micro_omni_late() -> Recipe:
+    """As many rows of every source as `micro-omni` and the same rates, but two thirds of the text first and by themselves.
+
+    The rest of the text goes with the media, a tenth of all rows there, so that it is not forgotten.
+    """
+    early, whole = MICRO_STEPS // 6, micro_omni()
+    size, mix = whole.batch_size, dict(whole.stages[0].mix)
+    text = MICRO_ROWS["text"]
+    late = mix | {source: rows - size * early * rows / sum(text.values()) / MICRO_STEPS for source, rows in text.items()}
+    stages = (
+        Stage("text", "dense", tokens=early * MICRO_LENGTH * size, warmup=0.05 * 6, decay=0.0, mix={s: mix[s] for s in text}),
+        Stage("media", "dense", (MICRO_STEPS - early) * MICRO_LENGTH * size, mix=late, warmup=0.0, decay=0.3 * 6 / 5),
+    )
+    return dataclasses.replace(whole, name="micro-omni-late", stages=stages)
+
+
 def _omni_ends() -> tuple[Stage, ...]:
     mix = _mix(text=0.4)
     return (
@@ -167,6 +231,10 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "debug-omni": debug_omni,
     "nano-omni": nano_omni,
     "nano-omni-late": nano_omni_late,
+    "micro-omni": micro_omni,
+    "micro-omni-late": micro_omni_late,
+    **{f"micro-omni-{kind}": partial(micro_omni, kind) for kind in MICRO_ROWS},
+    "nano-omni-joined": nano_omni_joined,
 }
 
 
