@@ -22,6 +22,7 @@ from experiments.depth.run import Depth
 from experiments.engram.run import EngramShare
 from experiments.indexer.run import IndexerStudy
 from experiments.lib.study import INTERRUPTED, NotReadyError, Study
+from experiments.native.run import Native
 from experiments.speed.run import Speed
 from fourfold.errors import FourfoldError
 
@@ -124,7 +125,7 @@ def run(waiting: list[Job], workers: int, pool: Pool) -> None:
 
 
 def main() -> None:
-    studies: list[Study] = [Speed(), Ablation(), EngramShare(), Balance(), IndexerStudy(), Depth()]
+    studies: list[Study] = [Speed(), Ablation(), EngramShare(), Balance(), IndexerStudy(), Depth(), Native()]
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=90.0)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="units at once")

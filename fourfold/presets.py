@@ -296,6 +296,11 @@ def nano_omni() -> ModelConfig:
     return _omni(nano())
 
 
+def micro_omni() -> ModelConfig:
+    """micro with the same media parts: one arm of a study of modalities."""
+    return _omni(micro())
+
+
 def debug_omni() -> ModelConfig:
     """debug with the same media parts, so that it takes the same data and the same codec."""
     return _omni(debug())
@@ -340,6 +345,7 @@ PRESETS: dict[str, Callable[[], ModelConfig]] = {
     "nano-omni": nano_omni,
     "nano-dense": nano_dense,
     "micro": micro,
+    "micro-omni": micro_omni,
     "debug": debug,
     "debug-omni": debug_omni,
 }

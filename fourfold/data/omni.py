@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Collection, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 
@@ -101,7 +101,7 @@ def content_checksum(items: Collection[Item], media: bool = True) -> str:
     """sha256 over items, the same whatever wrote the parquet; without media also whatever encoded the pictures and sounds."""
     digest = hashlib.sha256()
     for item in items:
-        row = asdict(item) | {"media": hashlib.sha256(item.media).hexdigest() if media else ""}
+        row = vars(item) | {"media": hashlib.sha256(item.media).hexdigest() if media else ""}
         digest.update(json.dumps(row, ensure_ascii=True, sort_keys=True).encode() + b"\n")
     return digest.hexdigest()
 
@@ -130,7 +130,7 @@ def _shards(items: list[Item]) -> Iterator[list[Item]]:
 
 def _write(path: Path, items: list[Item]) -> dict:
     """Parquet whose bytes depend only on the items and the version of pyarrow."""
-    rows = [asdict(item) | {"details": json.dumps(item.details, ensure_ascii=False, sort_keys=True)} for item in items]
+    rows = [vars(item) | {"details": json.dumps(item.details, ensure_ascii=False, sort_keys=True)} for item in items]
     table = pa.Table.from_pylist(rows, SCHEMA)
     pq.write_table(table, path, compression="zstd", compression_level=19, row_group_size=10_000, use_dictionary=["source", "kind"])
     return {"file": path.name, "sha256": file_checksum(path), "size": path.stat().st_size}

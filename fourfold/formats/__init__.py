@@ -13,6 +13,7 @@ from fourfold.formats import convert, gguf, ours, published
 from fourfold.formats.adapter import Adapter
 from fourfold.formats.shards import INDEX, WHOLE, read_json
 from fourfold.formats.writing import SHARD_BYTES
+from fourfold.media.codec import MODEL_TYPE as CODEC_TYPE
 from fourfold.media.codec import Codec
 from fourfold.model.transformer import Transformer
 from fourfold.paths import available, find
@@ -132,8 +133,15 @@ def _only_file(folder: Path) -> Path:
 
 
 def names() -> list[str]:
-    """The models found without a path: those under `$FOURFOLD_HOME/models` and the bundled ones."""
-    return sorted({folder.name for folder in available("models")})
+    """The models found without a path: under `$FOURFOLD_HOME/models` and bundled, but not the codecs that lie there too."""
+    return sorted({folder.name for folder in available("models") if not _is_codec(folder)})
+
+
+def _is_codec(folder: Path) -> bool:
+    try:
+        return read_json(folder / "config.json").get("model_type") == CODEC_TYPE
+    except CheckpointError:  # damaged: whoever loads it is told so
+        return False
 
 
 def export(

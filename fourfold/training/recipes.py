@@ -49,7 +49,19 @@ MICRO_ROWS: dict[str, dict[str, int]] = {  # of every step of `micro-omni`, by m
     "clips": {"tiny-omni:sprites": 2},
     "sound": {"tiny-omni:speech:read": 1, "tiny-omni:speech+sounds:read": 1},
 }
-MICRO_STEPS, MICRO_LENGTH = 480, 400  # rows in which two clips fit
+MICRO_STEPS, MICRO_LENGTH = 300, 400  # rows in which two clips fit
+ANNEALED = {
+    "tiny-text": 0.26,
+    "tiny-chat": 0.08,
+    "needles": 0.02,
+    "tiny-omni:fashion:read": 0.13,
+    "tiny-omni:fashion:draw": 0.12,
+    "tiny-omni:fluent+noto": 0.06,
+    "tiny-omni:animated": 0.01,
+    "tiny-omni:sprites": 0.16,
+    "tiny-omni:speech": 0.14,
+    "tiny-omni:sounds": 0.02,
+}
 
 
 def debug() -> Recipe:
@@ -170,7 +182,7 @@ def micro_omni(*kinds: str) -> Recipe:
     base, name = micro(), "-".join(("micro-omni", *kinds))
     return dataclasses.replace(
         base, name=name, preset="micro-omni", stages=(stage,), sequence_length=MICRO_LENGTH, batch_size=size,
-        model=base.model | {"selection": None, "num_nextn_predict_layers": 0}, eval_every=MICRO_STEPS // 6,
+        model=base.model | {"selection": None, "num_nextn_predict_layers": 0}, eval_every=MICRO_STEPS // 6, eval_rows=16,
         optimizer=OptimizerSettings(lr=4e-3), checkpoint_every=60, threads=1,
     )  # fmt: skip
 
@@ -189,6 +201,18 @@ def micro_omni_late() -> Recipe:
         Stage("media", "dense", (MICRO_STEPS - early) * MICRO_LENGTH * size, mix=late, warmup=0.0, decay=0.3 * 6 / 5),
     )
     return dataclasses.replace(whole, name="micro-omni-late", stages=stages)
+
+
+def nano_omni_anneal() -> Recipe:
+    """Goes on from `nano-omni-joined`: more text, drawings counting more, rates that fall to nothing; then the indexers."""
+    settings = dataclasses.replace(nano_omni_joined().media, drawn=1.0, filmed=1.0)
+    stages = (
+        Stage("mixed", "dense", tokens=1_500_000, lr=3e-3, warmup=0.02, decay=0.85, final=0.02, mix=ANNEALED),
+        Stage("indexer", "indexer", tokens=80_000, lr=1e-3, decay=0.3, final=0.05, mix=ANNEALED),
+    )
+    return dataclasses.replace(
+        nano_omni_joined(), name="nano-omni-anneal", init="nano-omni-joined", seed=4, stages=stages, media=settings
+    )
 
 
 def _omni_ends() -> tuple[Stage, ...]:
@@ -235,6 +259,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "micro-omni-late": micro_omni_late,
     **{f"micro-omni-{kind}": partial(micro_omni, kind) for kind in MICRO_ROWS},
     "nano-omni-joined": nano_omni_joined,
+    "nano-omni-anneal": nano_omni_anneal,
 }
 
 

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fourfold.evals.omni import similarity
 from fourfold.evals.omni.asking import other_names, worded
 from fourfold.evals.omni.classifier import SIDE, Judge, Linear, classified, features, grey, judges
 from fourfold.evals.omni.figures import accuracy, missing, ratio
@@ -157,3 +158,11 @@ def test_the_judge_sees_grey_pictures_of_its_size() -> None:
     assert_close(grey(torch.full((2, 3, SIDE, SIDE), 51, dtype=torch.uint8)), torch.full((2, SIDE, SIDE), 0.2))
     with pytest.raises(ValueError, match="not \\(3, 32, 32\\)"):
         grey(torch.zeros(1, 3, 28, 28, dtype=torch.uint8))
+
+
+@pytest.mark.skipif(similarity.lacking() is not None, reason=str(similarity.lacking()))
+def test_captions_that_mean_the_same_are_alike() -> None:
+    vectors = similarity.embedded(["a cat that smiles", "grinning cat", "aeroplane"])
+    assert_close(vectors.norm(dim=1), torch.ones(3))
+    near, far = (float(vectors[0] @ vectors[i]) for i in (1, 2))
+    assert near > 0.5 > far

@@ -16,7 +16,8 @@ from torch import Tensor
 
 import fourfold
 from fourfold.errors import CheckpointError, ConfigError, FourfoldError
-from fourfold.formats import locate, ours, writing
+from fourfold.formats import locate, names, ours, writing
+from fourfold.media.codec import Codec, CodecConfig
 from fourfold.model.transformer import Transformer
 from fourfold.text.tokenizer import Tokenizer
 from fourfold.weights.stores import MappedStore
@@ -207,6 +208,16 @@ def test_unknown_names_list_the_known_ones(checkpoint: Path) -> None:
     with pytest.raises(CheckpointError, match=r"^nix: no such model; .*tiny.*FOURFOLD_HUB=1") as refused:
         fourfold.load("nix")
     one_line(refused)
+
+
+def test_a_codec_beside_the_models_is_not_one_of_them(tiny: Transformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FOURFOLD_HOME", str(tmp_path))
+    ours.save(tiny, tmp_path / "models" / "mine")
+    Codec(CodecConfig(levels=(3, 3), widths=(4, 4), encoder_blocks=1, decoder_blocks=1)).save(tmp_path / "models" / "paints")
+    damaged = tmp_path / "models" / "damaged"
+    damaged.mkdir()
+    (damaged / "config.json").write_text("{")
+    assert {"mine", "damaged"} <= set(names()) and not {"paints", "codec"} & set(names())
 
 
 @pytest.mark.parametrize("device", ["foo", "", "cuda:99"])

@@ -15,7 +15,8 @@ def test_a_recipe_is_written_and_read_back(name):
     chosen = recipe(name)
     assert recipes.from_dict(json.loads(json.dumps(recipes.to_dict(chosen)))) == chosen
     modes = {stage.mode for stage in chosen.stages}
-    assert modes == ({"dense"} if chosen.model_config().selection is None else {"dense", "indexer", "sparse"})
+    if not chosen.init:  # what goes on from trained weights need not train all of them
+        assert modes == ({"dense"} if chosen.model_config().selection is None else {"dense", "indexer", "sparse"})
 
 
 def test_overrides_are_typed_and_reach_every_level():
