@@ -1,4 +1,4 @@
-# `make run` talks to the bundled model and `make test` checks everything; both set up what is missing first.
+# `make run` serves the bundled model and `make test` checks everything; both set up what is missing first.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -27,7 +27,7 @@ $(STAMP): $(LOCK) pyproject.toml
 	@touch $@
 
 run: setup
-	@$(BIN)/fourfold chat
+	@$(BIN)/fourfold serve
 
 test: setup
 	$(ONE_THREAD) $(BIN)/python -m pytest -n $(WORKERS)

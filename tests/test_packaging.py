@@ -43,5 +43,7 @@ def test_wheel_runs_with_what_it_carries(tmp_path: Path) -> None:
     said = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout.split()
     assert said[0].startswith(str(tmp_path / "site")) and "nano" in said[1:]
     assert list((tmp_path / "site" / "fourfold" / "_bundled" / "corpora").glob("*/*.parquet"))
+    page = {file.name for file in (ROOT / "fourfold" / "server" / "page").iterdir()}
+    assert "index.html" in page and page <= {file.name for file in (tmp_path / "site" / "fourfold" / "server" / "page").iterdir()}
     kernels = {file.name for file in (ROOT / "fourfold" / "ops" / "native").glob("*.?pp")}
     assert kernels and kernels <= {file.name for file in (tmp_path / "site" / "fourfold" / "ops" / "native").iterdir()}

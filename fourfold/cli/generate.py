@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from fourfold.cli.screen import Screen, one_line_warnings
 
@@ -21,11 +22,21 @@ KINDS = ("image", "video", "audio")
 Files = list[Path] | None
 
 
+class InOrder(TyperCommand):
+    """Notes in the context's `meta` which of KINDS stand on the command line, one after the other: options are gathered by name."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        _, _, given = self.make_parser(ctx).parse_args(list(args))
+        ctx.meta["kinds"] = [option.name for option in given if option.name in KINDS]
+        return super().parse_args(ctx, args)
+
+
 def generate(
+    context: typer.Context,
     model: Annotated[str, typer.Argument(help="Name or folder of a checkpoint.")] = "nano",
     prompt: Annotated[str, typer.Option(help="Text to continue, or a caption to draw; - reads it from standard input.")] = ...,  # type: ignore
     image: Annotated[
-        Files, typer.Option(help="As --chat, about this picture; may be given several times, as the next two.")
+        Files, typer.Option(help="As --chat, about this picture; as the next two, may be given several times, and is shown in order.")
     ] = None,
     video: Annotated[Files, typer.Option(help="As --chat, about this clip.")] = None,
     audio: Annotated[Files, typer.Option(help="As --chat, about this sound.")] = None,
@@ -58,9 +69,8 @@ def generate(
     given = (usual[0] if temperature is None else temperature, usual[1] if top_p is None else top_p)
     sampling = Sampling(*given, top_k, seed=seed, max_tokens=max_tokens, stop=stop or ())
     network = open_model(model)
-    shown = [
-        {"type": kind, "source": file} for kind, files in zip(KINDS, (image, video, audio), strict=True) for file in files or []
-    ]
+    files = {kind: iter(given or []) for kind, given in zip(KINDS, (image, video, audio), strict=True)}
+    shown = [{"type": kind, "source": next(files[kind])} for kind in context.meta["kinds"]]
     if wanted:
         return drawing.draw(network, wanted, text, shown, sampling, chat_format, as_json)
     if shown or chat or thinking or chat_format is not None:

@@ -11,12 +11,14 @@ import typer
 from typer.core import TyperGroup
 
 from fourfold import __version__
+from fourfold.cli.bench import app as bench
 from fourfold.cli.chat import chat
 from fourfold.cli.convert import convert
 from fourfold.cli.data import app as data
 from fourfold.cli.eval import evaluate
-from fourfold.cli.generate import generate
+from fourfold.cli.generate import InOrder, generate
 from fourfold.cli.plan import plan
+from fourfold.cli.serve import app as serve
 from fourfold.cli.train import train
 from fourfold.errors import FourfoldError
 
@@ -44,10 +46,12 @@ app = typer.Typer(
 app.command()(plan)
 app.command()(train)
 app.command()(chat)
-app.command()(generate)
+app.command(cls=InOrder)(generate)
 app.command("eval")(evaluate)
 app.command()(convert)
 app.add_typer(data, name="data")
+app.add_typer(serve, name="serve")
+app.add_typer(bench, name="bench")
 
 
 def _show_version(wanted: bool) -> None:

@@ -3,14 +3,16 @@
 from collections.abc import Collection
 from collections.abc import Sequence as Listed
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fourfold.engine.canvas import CODES, GUIDANCE, Canvas, check_guidance, unasked
-from fourfold.engine.generate import end_tokens
+from fourfold.engine.canvas import CODES, GUIDANCE, Drawing
+from fourfold.engine.engine import Engine
 from fourfold.engine.grammar import forbidden, without
-from fourfold.engine.layout import Grid, Layout, check_grid, layout_of
+from fourfold.engine.layout import Grid, check_grid, layout_of
+from fourfold.engine.request import Answer, Request
 from fourfold.engine.sampler import Sampling, sample
 from fourfold.engine.sequence import PREFILL, Prompt, Sequence, advance, span_of
 from fourfold.errors import ConfigError
@@ -20,26 +22,19 @@ from fourfold.model.transformer import Transformer
 
 GREEDY = Sampling(temperature=0)
 
-Draw = tuple[Sampling, torch.Generator | None]  # how the tokens of one sequence are chosen
-
 
 def answer(
     model: Transformer, prompts: Listed[Prompt], max_tokens: int, sampling: Sampling = GREEDY, at_once: int = 32
 ) -> list[str]:
     """The text that the model says to each prompt, up to the end of its turn or `max_tokens`; it draws nothing.
 
-    `at_once` prompts share a batch, those of like lengths; the answers do not depend on it. With a seed, prompt i is answered as
-    alone with seed + i. Only how `sampling` chooses counts. Raises ConfigError as `replies` does.
+    `at_once` answers are made together; they do not depend on it. With a seed, prompt i is answered as alone with seed + i. Only
+    how `sampling` chooses counts. Raises ConfigError when a prompt and its answer do not fit the model's positions.
     """
-    ends, said = end_tokens(model, model.tokenizer), [""] * len(prompts)
-    places = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
-    for start in range(0, len(places), at_once):
-        chosen = places[start : start + at_once]
-        draws = [_seeded(sampling, place) for place in chosen]
-        found = replies(model, [prompts[place] for place in chosen], ends, max_tokens, draws=draws)
-        for place, ids in zip(chosen, found, strict=True):
-            said[place] = model.tokenizer.decode(ids)
-    return said
+    _check_room(model, max(map(len, prompts), default=0), max_tokens - 1)
+    own = [_seeded(sampling, place, max_tokens=max_tokens, stop=()) for place in range(len(prompts))]
+    nothing = Drawing(begin=False)
+    return [said.text for said in _made(model, [Request(p, s, nothing) for p, s in zip(prompts, own, strict=True)], at_once)]
 
 
 def draw(
@@ -56,26 +51,21 @@ def draw(
     ConfigError for a grid that is none, or a prompt after which it does not fit.
     """
     layout = layout_of(check_grid(grid), model.tokenizer)
-    check_guidance(guidance)
+    drawing = Drawing(codes=sampling, guidance=guidance, pixels=False)
     _check_room(model, max(map(len, prompts), default=0), len(layout))
-    draws = [_seeded(sampling, place) for place in range(len(prompts))]
-    groups = [slice(start, start + at_once) for start in range(0, len(prompts), at_once)]
-    drawn = [_drawn(model, prompts[group], layout, guidance, draws[group]) for group in groups]
-    return torch.cat([layout.span.tokens.new_zeros(0, *grid), *drawn])
-
-
-def _drawn(model: Transformer, prompts: Listed[Prompt], layout: Layout, guidance: float, draws: Listed[Draw]) -> Tensor:
-    """Codes int64 [n, *grid] after each prompt, in one batch."""
     opening = layout.span.cut(0, layout.opening)
-    opened = [spans.join([span_of(prompt), opening]) for prompt in prompts]
-    twins = [spans.join([unasked(model.tokenizer), opening])] * len(prompts) if guidance != 1 else []
-    cache = model.new_cache(len(opened) + len(twins))
-    with torch.inference_mode():
-        hidden = advance(model, cache, model.batch([*opened, *twins]))
-    canvas = Canvas(model, cache, layout, list(map(len, prompts)), layout.span.tokens.repeat(len(prompts), 1), guidance)
-    for _ in canvas.strokes(hidden, layout.opening, lambda logits: _choose(logits, draws)):
-        pass
-    return canvas.codes()
+    own = [_seeded(sampling, place, max_tokens=len(layout) - layout.opening) for place in range(len(prompts))]
+    requests = [Request(spans.join([span_of(p), opening]), s, drawing) for p, s in zip(prompts, own, strict=True)]
+    drawn = [made.drawings[0] for made in _made(model, requests, at_once)]
+    return torch.stack(drawn) if drawn else layout.span.tokens.new_zeros(0, *grid)
+
+
+def _made(model: Transformer, requests: Listed[Request], at_once: int) -> list[Answer]:
+    """The answers, those to prompts of like lengths together."""
+    order = sorted(range(len(requests)), key=lambda place: len(requests[place].prompt))
+    with Engine(model, most_running=at_once, threaded=False) as engine:
+        made = dict(zip(order, engine.generate([requests[place] for place in order]), strict=True))
+    return [made[place] for place in range(len(requests))]
 
 
 @torch.inference_mode()
@@ -86,9 +76,8 @@ def replies(
     max_tokens: int,
     selection: str = "sparse",
     cache: Cache | None = None,
-    draws: Listed[Draw] | None = None,
 ) -> list[list[int]]:
-    """The tokens of text after each prompt, up to (without) one of `ends` or `max_tokens`: the likeliest, or as `draws` say.
+    """The likeliest tokens of text after each prompt, up to (without) one of `ends` or `max_tokens`.
 
     `cache` has one sequence per prompt, which the prompt goes on from; it is used up. Raises ConfigError when a prompt and its
     reply do not fit the model's positions.
@@ -96,13 +85,12 @@ def replies(
     cache = cache or model.new_cache(len(prompts))
     fresh = [span_of(prompt, past) for past, prompt in zip(cache.lengths, prompts, strict=True)]
     _check_room(model, max(past + len(span) for past, span in zip(cache.lengths, fresh, strict=True)), max_tokens - 1)
-    draws = draws or [(GREEDY, None)] * len(prompts)
     never = forbidden(model.config, model.tokenizer, []) if model.config.has_media else []
     said: list[list[int]] = [[] for _ in prompts]
     open_ = list(range(len(prompts)))
     for step in range(max_tokens):
         hidden = advance(model, cache, model.batch(fresh), selection)
-        chosen = _choose(without(model.logits(hidden), never), [draws[place] for place in open_])
+        chosen = [sample(row, GREEDY) for row in without(model.logits(hidden), never)]
         going = [row for row, token in enumerate(chosen) if token not in ends]
         for row in going:
             said[open_[row]].append(chosen[row])
@@ -121,14 +109,9 @@ def prefill(model: Transformer, ids: Prompt, selection: str = "sparse", chunk: i
     return sequence.cache
 
 
-def _seeded(sampling: Sampling, place: int) -> Draw:
-    own = sampling if sampling.seed is None else replace(sampling, seed=sampling.seed + place)
-    return own, own.generator()
-
-
-def _choose(logits: Tensor, draws: Listed[Draw]) -> list[int]:
-    """A token for each row of logits [n, V]."""
-    return [sample(row, *draw) for row, draw in zip(logits, draws, strict=True)]
+def _seeded(sampling: Sampling, place: int, **settings: Any) -> Sampling:
+    """The settings of prompt number `place`."""
+    return replace(sampling, seed=None if sampling.seed is None else sampling.seed + place, **settings)
 
 
 def _check_room(model: Transformer, longest: int, more: int) -> None:

@@ -28,10 +28,10 @@ def span_of(prompt: Prompt, place: int = 0) -> Span:
     return replace(span, positions=span.positions + place)
 
 
-def glue(first: Span, second: Span) -> Span:
-    """One after the other, both with the positions they have; the second shows nothing."""
+def glue(first: Span, *rest: Span) -> Span:
+    """One after the other, all with the positions they have; only the first may show something."""
     names = ("tokens", "modality", "positions")
-    return replace(first, **{name: torch.cat([getattr(first, name), getattr(second, name)], -1) for name in names})
+    return replace(first, **{name: torch.cat([getattr(span, name) for span in (first, *rest)], -1) for name in names})
 
 
 @torch.inference_mode()
@@ -115,7 +115,20 @@ class Sequence:
         """`read`, and the logits [V] of the token that follows."""
         return self.model.logits(self.read(prompt, chunk))[0]
 
-    def keep(self, cache: Cache, span: Span) -> None:
-        """Go on with a cache of this sequence that has seen `span` more."""
-        self.cache = cache
-        self.seen += contents(span)
+    @torch.inference_mode()
+    def read_beside(self, own: Span, twin: Span, chunk: int = PREFILL) -> Tensor:
+        """Append `own`, and `twin` to a second sequence that is begun for it; the hidden states [2, d] after the last of each."""
+        if len(self.cache.lengths) == 1:
+            if len(own) > 1:
+                self.read(own.cut(0, len(own) - 1), chunk)
+                own = own.cut(len(own) - 1, len(own))
+            self.cache.join(self.model.new_cache(1))
+        hidden = advance(self.model, self.cache, self.model.batch([own, twin]))
+        self.seen += contents(own)
+        return hidden
+
+    @torch.inference_mode()
+    def end_twin(self) -> None:
+        """Forget the second sequence, where there is one."""
+        if len(self.cache.lengths) > 1:
+            self.cache.leave(1)

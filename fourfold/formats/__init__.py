@@ -12,15 +12,13 @@ from fourfold.errors import CheckpointError, ConfigError
 from fourfold.formats import convert, gguf, ours, published
 from fourfold.formats.adapter import Adapter
 from fourfold.formats.shards import INDEX, WHOLE, read_json
-from fourfold.formats.writing import SHARD_BYTES
+from fourfold.formats.writing import CODEC, SHARD_BYTES
 from fourfold.media.codec import MODEL_TYPE as CODEC_TYPE
 from fourfold.media.codec import Codec
 from fourfold.model.transformer import Transformer
 from fourfold.paths import available, find
 from fourfold.text.packaged import PACKAGED, open_packaged
 from fourfold.text.tokenizer import Tokenizer
-
-CODEC = "codec"  # the folder inside a checkpoint that holds the codec of what it draws
 
 # model_type of config.json -> the module whose ADAPTER reads and writes it
 ADAPTERS: dict[str, str] = {
@@ -48,7 +46,7 @@ def open_checkpoint(
     else:
         model = published.build(source, ours.parse_dtype(dtype), ours.parse_device(device))
     model.tokenizer = find_tokenizer(path)
-    object.__setattr__(model, "codec", find_codec(path, model.config))  # beside the network: not counted, cast or saved with it
+    object.__setattr__(model, "codec", find_codec(path, model.config))  # beside the network: not counted or cast with it
     return model
 
 

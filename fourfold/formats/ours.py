@@ -1,7 +1,7 @@
 """Checkpoints in our own format: a folder that the ecosystem can open, written whole or not at all, and read strictly.
 
     config.json  model.safetensors (or shards and model.safetensors.index.json)  README.md
-    tokenizer.json  tokenizer_config.json  chat_template.jinja
+    tokenizer.json  tokenizer_config.json  chat_template.jinja  codec/ (of a model that draws)
 
 The model's `state_dict` is the truth: a tensor that is missing, left over or of another shape is an error that names it.
 """
@@ -17,6 +17,7 @@ from fourfold.config import ModelConfig
 from fourfold.errors import CheckpointError, ConfigError
 from fourfold.formats.shards import INDEX, WHOLE, OnDisk, Stored, check, read_json, stored_tensors
 from fourfold.formats.writing import SHARD_BYTES, Spec, write_checkpoint
+from fourfold.media.codec import Codec
 from fourfold.model.engram import Engram
 from fourfold.model.transformer import Transformer
 from fourfold.text.tokenizer import Tokenizer
@@ -34,10 +35,12 @@ def save(
     card: str | None = None,
     dtype: str | torch.dtype | None = None,
     shard_bytes: int = SHARD_BYTES,
+    codec: Codec | None = None,
 ) -> Path:
     """Write a checkpoint folder, replacing an older checkpoint of that name only once the new one is whole on disk.
 
-    `card` is the text of README.md; `dtype` is what floating tensors are stored as, except those the model keeps in fp32.
+    `card` is the text of README.md; `dtype` is what floating tensors are stored as, except those the model keeps in fp32; `codec`
+    makes pixels of what is drawn, by default the one that `fourfold.load` found with the model.
     Raises CheckpointError when `folder` is something else than a checkpoint, FourfoldError when the disk is full.
     """
     check_savable(model, folder)
@@ -46,7 +49,8 @@ def save(
     specs = {name: Spec(target(model, name, tensor.dtype, wanted), tuple(tensor.shape)) for name, tensor in tensors.items()}
     config = model.config.to_flat() | {"dtype": dtype_name(specs["embed.weight"].dtype)}
     card = card or plain_card(model, Path(folder).name)
-    return write_checkpoint(folder, specs, lambda name: [tensors[name]], config, card, tokenizer, shard_bytes)
+    codec = codec or getattr(model, "codec", None)
+    return write_checkpoint(folder, specs, lambda name: [tensors[name]], config, card, tokenizer, shard_bytes, codec)
 
 
 def load(

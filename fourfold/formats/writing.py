@@ -14,9 +14,11 @@ from torch import Tensor
 from fourfold.errors import CheckpointError
 from fourfold.files import atomic_folder
 from fourfold.formats.shards import DTYPES, INDEX, WHOLE
+from fourfold.media.codec import Codec
 from fourfold.text.tokenizer import Tokenizer
 
 SHARD_BYTES = 2 * 10**9
+CODEC = "codec"  # the folder inside a checkpoint that holds the codec of what it draws
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -39,6 +41,7 @@ def write_checkpoint(
     card: str,
     tokenizer: Tokenizer | None = None,
     shard_bytes: int = SHARD_BYTES,
+    codec: Codec | None = None,
 ) -> Path:
     """Write a checkpoint folder, replacing an older checkpoint of that name only once the new one is whole on disk.
 
@@ -52,6 +55,8 @@ def write_checkpoint(
         for file, names in shards.items():
             write_shard(place / file, {name: specs[name] for name in names}, pieces)
         write_rest(place, config, index_of(shards, specs), card, tokenizer)
+        if codec is not None:
+            codec.save(place / CODEC)
     return folder
 
 

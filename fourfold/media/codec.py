@@ -72,6 +72,7 @@ class Codec(nn.Module):
             outward += [nn.Linear(coarse, 4 * fine), Unfold(2)] if fine else [Conv(coarse, 3 * config.square**2)]
         self.encoder, self.decoder = nn.Sequential(*inward), nn.Sequential(*outward, Unfold(config.square))
         self.quantiser = FiniteScalarQuantiser(config.levels)
+        self.card: str | None = None  # the README.md that it was loaded with, and is saved with again
 
     @property
     def codes(self) -> int:
@@ -120,19 +121,20 @@ class Codec(nn.Module):
         return self
 
     def save(self, folder: str | os.PathLike, card: str | None = None) -> Path:
-        """Write config.json, model.safetensors and README.md (`card`), whole or not at all; an older codec is replaced.
+        """Write config.json, model.safetensors and README.md (`card`; None: its own), whole or not at all, over an older codec.
 
         Raises CheckpointError when the folder holds something else, FourfoldError when it cannot be written.
         """
         folder = Path(folder)
         if folder.is_dir() and any(folder.iterdir()) and not (folder / CONFIG).is_file():
             raise CheckpointError(f"{folder}: holds other files, which saving would replace; name a new or empty folder")
+        card = card or self.card or f"# {folder.name}\n\nA picture and clip codec of Fourfold.\n"
         config = {"model_type": MODEL_TYPE, **self.config.model_dump(mode="json")}
         tensors = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
         with atomic_folder(folder) as place:
             (place / CONFIG).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
             (place / WEIGHTS).write_bytes(safetensors.torch.save(tensors, metadata={"format": "pt"}))
-            (place / CARD).write_text(card or f"# {folder.name}\n\nA picture and clip codec of Fourfold.\n", "utf-8")
+            (place / CARD).write_text(card, "utf-8")
         return folder
 
     @classmethod
@@ -143,6 +145,7 @@ class Codec(nn.Module):
             raise CheckpointError(f"{name_or_folder}: no such codec; name a folder, or make one with `fourfold train codec`")
         codec = cls(_read_config(folder / CONFIG))
         codec.load_state_dict(_read_weights(folder / WEIGHTS, codec.state_dict()))
+        codec.card = (folder / CARD).read_text("utf-8", "replace") if (folder / CARD).is_file() else None
         return codec.eval()
 
 

@@ -57,9 +57,10 @@ class Recent:
         return self.first(sequence) <= max(self.lengths[sequence] - self.reach, 0)
 
     def append(self, lengths: Sequence[int], **rows: Tensor) -> None:
+        """What is too old is forgotten first, so that all of a chunk can be saved by pages once it has been read."""
+        self._trim()
         self.rows.append(lengths, **rows)
         self.lengths = [old + new for old, new in zip(self.lengths, lengths, strict=True)]
-        self._trim()
 
     def before(self, name: str, count: int) -> Tensor:
         """[S, count, ...]: the rows just before each sequence's next token, anything finite where there are none."""
@@ -81,6 +82,15 @@ class Recent:
         copy.rows = self.rows.fork(sequences)
         return copy
 
+    def join(self, other: "Recent") -> None:
+        self.rows.join(other.rows)
+        self.lengths = [*self.lengths, *other.lengths]
+
+    def leave(self, sequence: int) -> None:
+        self.rows.leave(sequence)
+        *lengths, moved = self.lengths
+        self.lengths = [moved if s == sequence else length for s, length in enumerate(lengths)]
+
     def snapshot(self, sequence: int, start: int, stop: int) -> dict[str, Tensor]:
         """The rows of [start, stop) that are still there: a run that ends at `stop`, or nothing."""
         first = self.first(sequence)
@@ -95,10 +105,10 @@ class Recent:
         if there < count:
             kept[sequence] = 0
             self.rows.truncate(kept)
+        self._trim()
         lengths = [there if s == sequence else 0 for s in range(len(kept))]
         self.rows.append(lengths, **{name: row.to(self.rows.read(name).device) for name, row in rows.items()})
-        self.lengths[sequence] += count
-        self._trim()
+        self.lengths = [length + count if s == sequence else length for s, length in enumerate(self.lengths)]
 
     def fixed_bytes(self) -> int:
         return (self.reach + SLACK) * self.rows.bytes_per_token()
@@ -126,7 +136,8 @@ class BlockState:
 
     def append_blocks(self, lengths: Sequence[int], **rows: Tensor) -> None:
         """Add `lengths[s]` blocks to sequence s, rows flat in sequence order; they belong to tokens of the same forward."""
-        self.blocks.append(lengths, **rows)
+        if any(lengths):
+            self.blocks.append(lengths, **rows)
 
     def before(self, name: str, count: int) -> Tensor:
         """[S, count, ...]: rows of the tokens just before the next one, as many as the layout promises."""
@@ -144,7 +155,8 @@ class BlockState:
         for sequence, (new, old) in enumerate(zip(lengths, self.lengths, strict=True)):
             if not 0 <= new <= old:
                 raise ValueError(f"sequence {sequence} holds {old} tokens and cannot be cut to {new}")
-        self.blocks.truncate([self._blocks_within(s, new) for s, new in enumerate(lengths)])
+        pairs = enumerate(zip(lengths, self.lengths, strict=True))
+        self.blocks.truncate([self.blocks.lengths[s] if new == old else self._blocks_within(s, new) for s, (new, old) in pairs])
         for group in self.recent:
             group.truncate(lengths)
 
@@ -153,6 +165,16 @@ class BlockState:
         copy.ratio, copy.blocks = self.ratio, self.blocks.fork(sequences)
         copy.recent = [group.fork(sequences) for group in self.recent]
         return copy
+
+    def join(self, other: "BlockState") -> None:
+        self.blocks.join(other.blocks)
+        for mine, theirs in zip(self.recent, other.recent, strict=True):
+            mine.join(theirs)
+
+    def leave(self, sequence: int) -> None:
+        self.blocks.leave(sequence)
+        for group in self.recent:
+            group.leave(sequence)
 
     def snapshot(self, sequence: int, start: int, stop: int) -> bytes:
         """The blocks that end in [start, stop), and of its tokens those rows that are not forgotten."""

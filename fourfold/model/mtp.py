@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from fourfold.config import ModelConfig
 from fourfold.model.inputs import Context
 from fourfold.model.layer import Layer
+from fourfold.model.state import LayerStates
 from fourfold.model.streams import Collapse
 from fourfold.ops.linear import Linear
 from fourfold.ops.norm import RMSNorm
@@ -29,14 +30,16 @@ class NextTokenLayer(nn.Module):
         self.streams = config.streams.hc_mult if config.streams else 1
         self.keeps_streams = config.streams is not None and config.streams.hc_mtp
 
-    def forward(self, streams: Tensor, hidden: Tensor, embedded: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, streams: Tensor, hidden: Tensor, embedded: Tensor, context: Context, states: LayerStates | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """streams [N, n, d] and hidden [N, d], their collapse, of the depth before; embedded [N, d] of the token assumed known.
 
-        Returns both for the next depth, and the normed collapse for the head.
+        Returns both for the next depth, and the normed collapse for the head. With `states` it goes on from what it has seen.
         """
         known = streams if self.keeps_streams else hidden[:, None]
         token = self.enorm(embedded)[:, None].expand_as(known)
         x = self.eh_proj(torch.cat([token, self.hnorm(known)], dim=-1))
-        streams = self.layer(x.expand(-1, self.streams, -1), None, context)
+        streams = self.layer(x.expand(-1, self.streams, -1), None, context, states)
         collapsed = self.collapse(streams)
         return streams, collapsed, self.norm(collapsed)

@@ -9,7 +9,7 @@ deep cut they cannot go on from there; `Cache.rewind` then says which tokens the
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -38,6 +38,12 @@ class LayerState(Protocol):
     def fork(self, sequences: Sequence[int]) -> "LayerState":
         """An independent copy made of the sequences named (repeats allowed)."""
 
+    def join(self, other: Any) -> None:
+        """Copy the sequences of another state of the same kind in behind one's own."""
+
+    def leave(self, sequence: int) -> None:
+        """Forget a sequence; the last one takes its place."""
+
     def snapshot(self, sequence: int, start: int, stop: int) -> bytes:
         """The rows [start, stop) of a sequence as bytes that `restore` understands, here or elsewhere."""
 
@@ -49,6 +55,9 @@ class LayerState(Protocol):
 
     def bytes_per_token(self) -> float:
         """What one more token of one sequence costs."""
+
+    def fixed_bytes(self) -> int:
+        """What a sequence costs however long it is."""
 
 
 INPUT_FIELDS: Fields = {"tokens": ((), torch.long), "documents": ((), torch.long), "modality": ((), torch.uint8)}
@@ -104,6 +113,16 @@ class Cache:
         copy.layers = [{name: rows.fork(chosen) for name, rows in layer.items()} for layer in self.layers]
         return copy
 
+    def join(self, other: "Cache") -> None:
+        """Copy the sequences of another cache of the same model in behind one's own."""
+        for mine, theirs in zip(self.states(), other.states(), strict=True):
+            mine.join(theirs)
+
+    def leave(self, sequence: int) -> None:
+        """Forget a sequence; the last one takes its place."""
+        for state in self.states():
+            state.leave(sequence)
+
     def snapshot(self, sequence: int, start: int, stop: int) -> list[bytes]:
         """One page of a sequence, a piece per state."""
         return [state.snapshot(sequence, start, stop) for state in self.states()]
@@ -133,9 +152,18 @@ class Cache:
         steps = range(0, max(map(len, lost)), PIECE)
         return [_piece(inputs, [span[step : step + PIECE] for span in lost]) for step in steps]
 
+    def resumable(self, sequence: int) -> bool:
+        """Whether all layers can go on from where a sequence ends, without being given tokens again."""
+        length = self.inputs.lengths[sequence]
+        return all(state.resumable(sequence) == length for state in self.states())
+
     def bytes_per_token(self) -> float:
         """Bytes that one more token of one sequence costs."""
         return sum(state.bytes_per_token() for state in self.states())
+
+    def fixed_bytes(self) -> int:
+        """What a sequence costs however long it is."""
+        return sum(state.fixed_bytes() for state in self.states())
 
 
 def _piece(inputs: dict[str, Tensor], spans: list[range]) -> Batch:

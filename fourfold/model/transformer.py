@@ -104,9 +104,12 @@ class Transformer(nn.Module):
 
     def trunk(self, batch: Batch, cache: Cache | None = None, trace: Trace | None = None, selection: str = "sparse") -> Tensor:
         """Final-normed hidden states [N, d]."""
+        return self.norm(self.collapse(self.streams(batch, cache, trace, selection)))
+
+    def streams(self, batch: Batch, cache: Cache | None = None, trace: Trace | None = None, selection: str = "sparse") -> Tensor:
+        """The residual streams [N, n, d] behind the last layer, from which multi-token prediction goes on."""
         self._catch_up(cache, selection)
-        context = self.context(batch, cache, trace, selection)
-        return self.norm(self.collapse(self._run(context, cache)))
+        return self._run(self.context(batch, cache, trace, selection), cache)
 
     def train_forward(self, batch: Batch, trace: Trace | None = None, selection: str = "sparse") -> TrainOutput:
         """The states that the losses need, multi-token prediction included.

@@ -261,8 +261,7 @@ class Run:
         """Plots, and the model as a folder that `fourfold.load` reads, with the codec of what it draws inside."""
         draw_plots(self.folder)
         card = model_card(self.recipe, self.row, sum(p.numel() for p in self.model.parameters()))
-        ours.save(self.model.eval(), self.folder / "model", tokenizer=self.data.tokenizer, card=card)
-        self.data.media.save_codec(self.folder / "model" / "codec")
+        ours.save(self.model.eval(), self.folder / "model", self.data.tokenizer, card, codec=self.data.media.codec)
 
 
 def _written(path: Path, name: str) -> Recipe:

@@ -4,7 +4,6 @@ A source is called CORPUS:SOURCES or CORPUS:SOURCES:TASK, as in `tiny-omni:fashi
 `tiny-omni:speech` (sources of a corpus or kinds of them; the tasks are those of data/omni_documents.py).
 """
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fourfold import paths
@@ -54,12 +53,6 @@ class MediaSources:
             return config
         sizes = {"image_token_size": self.codec.codes, "code_downsample": self.codec.config.downsample}
         return config.but(media_out=config.media_out.but(**sizes))
-
-    def save_codec(self, folder: Path) -> None:
-        """Put the codec into a folder, where there is one, so that a model goes with what its codes mean."""
-        if self.codec is not None:
-            card = paths.find("models", self.recipe.media.codec) / "README.md"
-            self.codec.save(folder, card.read_text("utf-8") if card.is_file() else None)
 
     def rows(self, name: str, length: int, split: str = "train") -> "OmniRows":
         from fourfold.data.omni_documents import Documents

@@ -48,7 +48,7 @@ def drawing_model(omni_checkpoint: Path, monkeypatch: pytest.MonkeyPatch):
     def said(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) -> int:
         return next(told) if len(logits) == tokenizer.vocab_size else sample(logits, sampling, generator)
 
-    monkeypatch.setattr("fourfold.engine.generate.sample", said)
+    monkeypatch.setattr("fourfold.engine.chooser.sample", said)
     return model
 
 

@@ -16,6 +16,7 @@ from fourfold.engine.sampler import Sampling
 from fourfold.media.codec import Codec, CodecConfig
 from fourfold.media.images import read_image
 from fourfold.media.video import read_clip
+from fourfold.text.chats import choose, collect
 
 Output = pytest.CaptureFixture[str]
 
@@ -32,21 +33,24 @@ def refused(capsys: Output, *arguments: str | Path) -> str:
     return err
 
 
-def test_files_stand_before_the_question(omni_checkpoint: Path, shown_files: Path, capsys: Output) -> None:
+def test_files_stand_before_the_question_in_their_order(omni_checkpoint: Path, shown_files: Path, capsys: Output) -> None:
     model = fourfold.load("tiny-omni")
-    given = [("image", "a.png"), ("image", "b.png"), ("video", "clip.mp4"), ("audio", "tone.wav")]
+    given = [("audio", "tone.wav"), ("image", "a.png"), ("video", "clip.mp4"), ("image", "b.png")]
     parts = [{"type": kind, "source": shown_files / name} for kind, name in given]
     content = [*parts, {"type": "text", "text": "the cat?"}]
     prompt, _ = prompt_of(model, [{"role": "user", "content": content}])
     assert {1, 2, 3} <= set(prompt.modality.tolist())
     sampling = Sampling(0.7, 0.95, seed=3, max_tokens=9)
-    expected = "".join(piece.text for piece in generate(model, prompt, sampling, model.tokenizer, drawing=Drawing(begin=False)))
+    pieces = generate(model, prompt, sampling, model.tokenizer, drawing=Drawing(begin=False))
+    events = [event for _, said in choose(model.tokenizer).read(pieces, model.tokenizer, False) for event in said]
+    expected = collect(events).content
     options = [argument for kind, name in given for argument in (f"--{kind}", shown_files / name)]
     asked = [*options, "--prompt", "the cat?", "--max-tokens", "9"]
     assert run(capsys, *asked) == (expected + "\n", "")
     result = json.loads(run(capsys, *asked, "--json")[0])
     assert result["text"] == expected and result["prompt_tokens"] == len(prompt)
-    assert run(capsys, *asked[2:])[0] != expected + "\n"  # without the first picture
+    assert run(capsys, *asked[2:])[0] != expected + "\n"  # without the sound
+    assert run(capsys, *asked[2:4], *asked[:2], *asked[4:])[0] != expected + "\n"  # a picture before the sound
 
 
 @pytest.mark.parametrize("guidance", ["1", "2.5"])
@@ -131,6 +135,13 @@ def test_a_converted_checkpoint_keeps_its_codec(omni_checkpoint: Path, tmp_path:
     assert main(["convert", "tiny-omni", str(tmp_path / "half"), "--dtype", "bfloat16"]) == 0
     theirs, ours = (fourfold.load(folder).codec.state_dict() for folder in (omni_checkpoint, tmp_path / "half"))
     assert theirs.keys() == ours.keys() and all(torch.equal(theirs[name], ours[name]) for name in theirs)
+
+
+def test_a_model_is_saved_with_its_codec(omni_checkpoint: Path, tmp_path: Path) -> None:
+    model = fourfold.load(save(fourfold.load(omni_checkpoint), tmp_path / "again"))
+    theirs, ours = (Codec.load(folder / "codec").state_dict() for folder in (omni_checkpoint, tmp_path / "again"))
+    assert all(torch.equal(theirs[name], ours[name]) for name in theirs)
+    assert torch.equal(pixels_of(model, torch.zeros(2, 3, dtype=torch.long)), pixels_of(make_omni(model.tokenizer), torch.zeros(2, 3, dtype=torch.long)))
 
 
 def test_a_codec_of_other_codes_is_refused(omni_checkpoint: Path, tmp_path: Path, capsys: Output) -> None:

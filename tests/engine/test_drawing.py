@@ -154,7 +154,7 @@ def test_a_drawing_that_the_model_begins_is_in_its_own_answer(omni: Transformer,
         assert logits[token].isfinite()
         return token
 
-    monkeypatch.setattr("fourfold.engine.generate.sample", said)
+    monkeypatch.setattr("fourfold.engine.chooser.sample", said)
     pieces = list(generate(omni, asked(tokenizer, "x"), Sampling(0, stop="dog", max_tokens=40), tokenizer))
     drew = [DrawingBegun, *[DrawingCodes] * 4, DrawingFinished]
     assert "".join(piece.text for piece in pieces) == "do\ufffdg." and pieces[-1].finish_reason == "stop"

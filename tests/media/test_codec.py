@@ -221,7 +221,10 @@ def test_a_saved_codec_comes_back(folder, fourfold_home):
     assert again.config == codec.config and not again.training
     assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in codec.state_dict().items())
     assert (folder / "README.md").read_text() == "# a codec\n"
+    again.save(folder)  # with its card
+    assert (folder / "README.md").read_text() == "# a codec\n"
     small(seed=2).save(folder)  # an older codec is replaced
+    assert (folder / "README.md").read_text() != "# a codec\n"
     shutil.copytree(folder, fourfold_home / "models" / "named")
     assert torch.equal(Codec.load("named").encode(clips()), small(seed=2).encode(clips()))
     shutil.rmtree(fourfold_home / "models" / "named")

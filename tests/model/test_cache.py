@@ -97,6 +97,37 @@ def run_ragged(model: Transformer, rows: list[Tensor], sizes: list[list[int]], c
     return [torch.cat(parts) for parts in out]
 
 
+def join_and_leave(model: Transformer) -> None:
+    """Sequences come into one cache, go on together, and leave it, the first one first; each says what it says alone."""
+    rows = [random_tokens(length + 12, seed=length) for length in (3, 50, 17, 1)]
+    caches = [model.new_cache(1) for _ in rows]
+    for row, own in zip(rows, caches, strict=True):
+        run_ragged(model, [row[:-12]], [[len(row) - 12]], own)
+    cache = caches[0]
+    for own in caches[1:]:
+        cache.join(own)
+    there, said = [0, 1, 2, 3], [[] for _ in rows]
+    for step in range(12):
+        if step in (4, 7, 9):
+            cache.leave(0)
+            there = [there[-1], *there[1:-1]]
+        fed = [rows[i][len(rows[i]) - 12 + step :][:1] for i in there]
+        for i, logits in zip(there, run_ragged(model, fed, [[1]] * len(there), cache), strict=True):
+            said[i].append(logits)
+    for row, parts in zip(rows, said, strict=True):
+        expected = plain_logits(model, row)[len(row) - 12 :][: len(parts)]
+        assert_same_greedy(torch.cat(parts), expected, f"{len(row)} tokens, in company for {len(parts)}")
+
+
+def plain_logits(model: Transformer, row: Tensor) -> Tensor:
+    with torch.no_grad():
+        return model(row[None]).logits[0]
+
+
+def test_sequences_join_and_leave(model: Transformer) -> None:
+    join_and_leave(model)
+
+
 def random_sizes(length: int, steps: int, rng: random.Random) -> list[int]:
     cuts = sorted(rng.randint(0, length) for _ in range(steps - 1))
     return [stop - start for start, stop in zip([0, *cuts], [*cuts, length], strict=True)]

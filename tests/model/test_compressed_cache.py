@@ -19,7 +19,7 @@ from fourfold.model.transformer import Transformer
 from tests.builders import build, random_tokens
 from tests.compare import assert_close, assert_same_greedy, assert_same_selection
 from tests.model.compressing import CONFIGS, DOCUMENTS, LENGTH, plain, released, small
-from tests.model.test_cache import in_chunks, random_sizes, run_ragged
+from tests.model.test_cache import in_chunks, join_and_leave, random_sizes, run_ragged
 
 LONG = 300  # more than two of the released long blocks
 
@@ -89,6 +89,10 @@ def test_ragged_batches_equal_each_sequence_alone(model: Transformer, seed: int)
         assert_same_greedy(logits, plain(model, row[None])[0], f"{len(row)} of {lengths}")
 
 
+def test_sequences_join_and_leave(model: Transformer) -> None:
+    join_and_leave(model)
+
+
 def test_ragged_batch_without_a_cache(model: Transformer) -> None:
     rows = [random_tokens(length, seed=length) for length in (1, 50, 13, 37)]
     with torch.no_grad():
@@ -155,7 +159,7 @@ def test_a_short_cut_computes_nothing_again(model: Transformer) -> None:
 def test_a_deep_cut_is_given_again_in_pieces(model: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fourfold.model.state.PIECE", 16)
     tokens, cache = random_tokens(1, LENGTH), model.new_cache(1)
-    in_chunks(model, tokens, [LENGTH], cache)
+    in_chunks(model, tokens, [LENGTH - 1, 1], cache)  # a chunk is forgotten when the next one comes
     cache.truncate(44)
     again = cache.fork().rewind()
     assert [piece.lengths for piece in again] == [(16,), (16,), (12,)]
@@ -229,7 +233,7 @@ def test_a_forward_that_broke_off_can_be_taken_back(model: Transformer, monkeypa
 
 def test_computing_again_may_be_broken_off_too(model: Transformer, monkeypatch: pytest.MonkeyPatch) -> None:
     tokens, cache = random_tokens(1, 60), model.new_cache(1)
-    in_chunks(model, tokens, [60], cache)
+    in_chunks(model, tokens, [59, 1], cache)
     cache.truncate(31)
     for layer in (2, 1):
 
@@ -267,7 +271,7 @@ def test_memory_grows_by_blocks_only() -> None:
     model = build(small())
     cache, sizes = model.new_cache(1), []
     for _ in range(5):
-        in_chunks(model, random_tokens(1, 84), [1] * 20 + [64], cache)
+        in_chunks(model, random_tokens(1, 84), [64] + [1] * 20, cache)
         sizes.append([buffered(layer["attention"]) for layer in cache.layers])
     for layer, states in enumerate(zip(*sizes, strict=True)):
         state = cache.layers[layer]["attention"]
