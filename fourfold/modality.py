@@ -14,15 +14,10 @@ class Modality(IntEnum):
     FILMED = 5  # a code of a clip that is drawn
 
     @property
-    def is_read(self) -> bool:
-        """A vector made of a patch stands here, in place of a token."""
-        return self in READ
-
-    @property
     def is_code(self) -> bool:
         """The token is a code of the picture codec, with a table and a head of its own."""
         return self in CODES
 
 
-READ = (Modality.IMAGE, Modality.VIDEO, Modality.AUDIO)
+READ = (Modality.IMAGE, Modality.VIDEO, Modality.AUDIO)  # a vector made of a patch stands here, in place of a token
 CODES = (Modality.DRAWN, Modality.FILMED)

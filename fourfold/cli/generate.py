@@ -36,7 +36,8 @@ def generate(
     model: Annotated[str, typer.Argument(help="Name or folder of a checkpoint.")] = "nano",
     prompt: Annotated[str, typer.Option(help="Text to continue, or a caption to draw; - reads it from standard input.")] = ...,  # type: ignore
     image: Annotated[
-        Files, typer.Option(help="As --chat, about this picture; as the next two, may be given several times, and is shown in order.")
+        Files,
+        typer.Option(help="As --chat, about this picture; as the next two, may be given several times, and is shown in order."),
     ] = None,
     video: Annotated[Files, typer.Option(help="As --chat, about this clip.")] = None,
     audio: Annotated[Files, typer.Option(help="As --chat, about this sound.")] = None,

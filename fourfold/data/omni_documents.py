@@ -24,7 +24,7 @@ from fourfold.media.spans import Span
 ALOUD = 0.3  # share of what is asked about speech and pictures that is asked by the speech itself
 DROPPED = 0.1  # share of what is drawn without being asked for
 WORDS_FIRST = 0.3  # share of questions that come before their media
-SMALL = 0.25  # share of large pictures that are read or drawn small
+SHRUNK = 0.25  # share of large pictures that are read or drawn small
 GROUND = 0.25  # share of pictures that are read on a ground of some colour, where they have clear parts
 SPEEDS = 0.85, 1.18  # of speech that is heard to be learnt from
 # what is done with items of a kind, and how often where a mix does not say
@@ -102,7 +102,7 @@ class Documents:
 
     def _draw(self, script: Script, draw: Draw, item: Item) -> bool:
         """A picture or a clip from a caption, or from nothing; says whether it is a small one."""
-        small = draw.unit() < SMALL
+        small = draw.unit() < SHRUNK
         wanted = with_article(item.text) if item.kind == "image" and draw.unit() < 0.5 else item.text
         asked = [] if draw.unit() < DROPPED else [draw.pick(words.DRAW[item.kind]).format(t=wanted)]
         script.user(*asked)
@@ -142,7 +142,7 @@ class Documents:
         """A picture from a spoken caption."""
         asked = draw.pick(words.DRAW["speech"])
         script.user(self._shown(speech, draw), *[asked] * bool(asked))
-        script.assistant(self.shelf.drawn(picture, draw.unit() < SMALL), about=LEARNT_AS["image"])
+        script.assistant(self.shelf.drawn(picture, draw.unit() < SHRUNK), about=LEARNT_AS["image"])
 
     def _question(self, script: Script, draw: Draw, about: Item, items: Sequence[Item], asked: str, told: str) -> None:
         """A turn with media and a question, in either order, and the answer."""
@@ -154,7 +154,7 @@ class Documents:
         if item.kind == "speech":
             slow, fast = SPEEDS if self.shelf.split == "train" else (1.0, 1.0)
             return Speech(self.shelf.shown(item, speed=slow * (fast / slow) ** draw.unit()), item.text)
-        small, has_ground, colour = draw.unit() < SMALL, draw.unit() < GROUND, tuple(draw.below(256) for _ in range(3))
+        small, has_ground, colour = draw.unit() < SHRUNK, draw.unit() < GROUND, tuple(draw.below(256) for _ in range(3))
         return self.shelf.shown(item, small, colour if has_ground else None)
 
     def _other(self, draw: Draw, item: Item) -> Item:

@@ -86,7 +86,7 @@ def mel_filters(bins: int) -> Tensor:
     return (triangles * 2 / (high - low)).float()
 
 
-def windows(samples: Tensor, seconds: float = 30.0) -> list[Tensor]:
+def windows(samples: Tensor, seconds: float) -> list[Tensor]:
     """Long sound as stretches of at most so many seconds, one after another."""
     return list(samples.split(max(1, round(seconds * RATE))))
 

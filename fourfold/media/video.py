@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from fourfold.errors import MediaError, MediaWarning
-from fourfold.media.images import ANIMATED, decoding, fit, opened_image, resized, rgb
+from fourfold.media.images import ANIMATED, fit, opened_image, resized, rgb
 from fourfold.media.limits import Limits
 from fourfold.media.sources import Source, because, container, kind_of, name_of
 
@@ -162,8 +162,7 @@ def _opened(source: Source, start: float, limits: Limits) -> AbstractContextMana
 @contextmanager
 def _animation(source: Source, start: float, limits: Limits) -> Iterator[Film]:
     with opened_image(source, limits, "video") as image:
-        with decoding(source, "video"):
-            count = getattr(image, "n_frames", 1) if image.format in ANIMATED else 1
+        count = _count(image, limits.frames)
         if count == 1:
             raise MediaError(f"{name_of(source, 'video')}: is a still picture, not a clip; give it as image")
         film = Film()
@@ -171,6 +170,14 @@ def _animation(source: Source, start: float, limits: Limits) -> Iterator[Film]:
             film.seconds = shown.ends
         film.frames = _turned_over(film, image, count, start, limits)
         yield film
+
+
+def _count(image: Image.Image, most: int) -> int:
+    """How many frames there are; `most` where a broken tail keeps Pillow from counting them, which `_turned_over` then ends at."""
+    try:
+        return getattr(image, "n_frames", 1) if image.format in ANIMATED else 1
+    except Exception:  # damaged files make Pillow raise nearly anything
+        return most
 
 
 def _turned_over(film: Film, image: Image.Image, count: int, start: float, limits: Limits) -> Iterator[Shown]:

@@ -220,7 +220,7 @@ def _requests(served: Served, ask: Ask, chat: ChatFormat, thinking: bool, limits
         return constraint_of(chat, served.tokenizer, *asked, parallel=ask.parallel, thinking=thinking, begun=_begun(ask.messages))
 
     after, opening = thoughts_of(chat, served.tokenizer, opened, thinking)
-    told = {"logprobs": ask.logprobs, "namespace": ask.origin.namespace, "after": after, "opening": opening}
+    told: dict[str, Any] = {"logprobs": ask.logprobs, "namespace": ask.origin.namespace, "after": after, "opening": opening}
     places = range(ask.n)
     return [Request(prompt, seeded(ask.sampling, place), drawing, constraint(), **told) for place in places], opened
 

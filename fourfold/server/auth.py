@@ -67,7 +67,9 @@ class Auth:
             return
         host = urlsplit(origin).netloc
         if not host or not is_local(host):  # it could not read the answer, but have us work
-            raise ApiError(403, "origin: without API keys only pages of this machine may ask; allow it by the setting cors, or make a key")
+            raise ApiError(
+                403, "origin: without API keys only pages of this machine may ask; allow it by the setting cors, or make a key"
+            )
 
     def _look_up(self, secret: str) -> tuple[Key | None, bool]:
         """The key behind a secret, and whether one is needed."""

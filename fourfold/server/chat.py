@@ -58,7 +58,7 @@ async def _begun(serving: Serving, served: Served, body: ChatBody, request: Requ
         n=body.n or 1,
         logprobs=body.likeliest(),
     )
-    if thinks(served, ask):
+    if "thinking" in served.can and thinks(served, ask):
         ask.sampling = replace(ask.sampling, **PLAIN)
     return await begin(serving, served, ask)
 

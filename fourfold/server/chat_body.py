@@ -14,7 +14,7 @@ Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 Bias = dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], Annotated[float, Field(ge=-100, le=100)]]
 Stop = str | list[str] | None
 # What the published API takes and leaves out while the model thinks, and what stands in its place.
-PLAIN = {"temperature": 1.0, "top_p": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0}
+PLAIN: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0}
 # user_id keeps prefixes apart; anything longer or stranger is refused, as the published API does.
 UserId = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,512}$")]
 

@@ -18,7 +18,7 @@ from fourfold.text.chats import Event
 
 T = TypeVar("T")
 DONE = b"data: [DONE]\n\n"
-MOST_UNREAD = 1024  # pieces of one answer that may wait while a client makes no room for them
+MOST_UNREAD = 8192  # pieces of one answer, some MB, that may wait for a client that reads slower than the engine writes
 BOUND_SECONDS = 0.5  # between looks at how much waits
 COMMENT = b": keep-alive\n\n"
 
@@ -39,9 +39,10 @@ def failed(error: ApiError) -> bytes:
 
 
 class EventStream(Response):
-    """Server-sent events. Ends the replies behind it when the client goes, or leaves what was sent unread for too long.
+    """Server-sent events. Ends the replies behind it when the client goes, leaves what was sent unread for `write_seconds`, or
+    falls MOST_UNREAD pieces behind.
 
-    Too long is `write_seconds`, or as long as the engine takes to be MOST_UNREAD pieces ahead. `failed` says an error in the API's own form, once the stream has begun. Comments keep the connection alive while nothing comes.
+    `failed` says an error in the API's own form, once the stream has begun. Comments keep the connection alive while nothing comes.
     """
 
     media_type = "text/event-stream"

@@ -161,9 +161,7 @@ def named(
 ) -> str:
     monkeypatch.setattr("fourfold.evals.omni.suite.CORPUS", omni.corpus.folder)
     monkeypatch.setattr("fourfold.evals.omni.suite.TEXT", corpus.folder)
-    folder = save(draws, tmp_path / "draws", draws.tokenizer)
-    draws.codec.save(folder / "codec")
-    return str(folder)
+    return str(save(draws, tmp_path / "draws", draws.tokenizer))
 
 
 def test_the_command_names_every_figure(

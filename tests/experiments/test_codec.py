@@ -2,6 +2,7 @@
 
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,8 +10,12 @@ import torch
 from PIL import Image
 
 from experiments.codec import baselines, evaluate
-from fourfold.data.omni import Item, write_omni
-from fourfold.media.codec import Codec, CodecConfig
+from fourfold.data.corpus import file_checksum
+from fourfold.data.omni import Item, OmniCorpus, write_omni
+from fourfold.media.codec import WEIGHTS, Codec, CodecConfig, psnr
+
+ROOT = Path(__file__).resolve().parents[2]
+SHIPPED = ROOT / "models" / "codec"
 
 
 def picture(side: int = 32, seed: int = 0) -> np.ndarray:
@@ -92,3 +97,25 @@ def test_the_study_from_end_to_end(tmp_path, tokenizer, monkeypatch, capsys):
     assert large["codec_leads"]["JPEG"]["mean"] == pytest.approx(large["psnr"]["codec"] - large["psnr"]["JPEG"], abs=1e-4)
     assert "H.264" in groups["clips, 32 px"]["psnr"] and large["fits"]["bicubic"] == 1
     assert (tmp_path / "plot.png").stat().st_size > 10_000 and "| emoji, 64 px | 2 | 256 |" in capsys.readouterr().out
+
+
+def test_the_figures_are_those_of_the_codec_that_ships():
+    result = json.loads((ROOT / "experiments" / "codec" / "result.json").read_text())
+    assert result["weights_sha256"] == file_checksum(SHIPPED / WEIGHTS)
+    leads = [row["codec_leads"][method] for row in result["groups"].values() for method in ("JPEG", "bicubic")]
+    assert len(leads) == 14 and all(lead["mean"] > lead["half_width"] for lead in leads)
+
+
+@pytest.mark.parametrize("are_clips", [False, True])
+def test_the_codec_that_ships_is_nearer_than_jpeg_and_bicubic(are_clips):
+    """On average over eight held-out pictures of each source, and over the last frames of as many clips, at 32 pixels."""
+    codec, corpus = Codec.load(SHIPPED), OmniCorpus.open(ROOT / "corpora" / "tiny-omni")
+    groups = [clips for name, clips in evaluate.held_out(corpus, 8).items() if name.endswith("32 px")]
+    true = torch.cat([clips for clips in groups if (clips.shape[1] > 1) == are_clips]).float() / 255
+    mine, bits = psnr(codec.decode(codec.encode(true)), true)[:, -1], 16 * np.log2(codec.codes)
+    last = (true[:, -1].permute(0, 2, 3, 1) * 255).round().byte().numpy()
+    assert len(last) == (16 if are_clips else 24)
+    for method in (baselines.jpeg, baselines.bicubic):
+        made, used = zip(*(method(frame, bits) for frame in last), strict=True)
+        theirs = psnr(torch.from_numpy(np.stack(made)).permute(0, 3, 1, 2) / 255, true[:, -1])
+        assert np.mean(used) > 0.8 * bits and mine.mean() > theirs.mean() + 0.5

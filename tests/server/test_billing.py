@@ -1,5 +1,6 @@
 """What requests leave in the ledger: whole, cut off, failed, sent twice."""
 
+import asyncio
 import json
 import threading
 from collections.abc import Callable
@@ -9,6 +10,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
+from fourfold.engine.request import EngineBusy, Request
+from fourfold.server.asking import submit
+from fourfold.server.billing import Origin, open_bill
 from fourfold.server.ledger import Ledger
 from fourfold.server.prices import ModelRates, PriceTable, amount_of
 from fourfold.server.tables import CHARGES
@@ -83,6 +87,63 @@ def test_the_same_request_is_done_once(saying: Callable[..., Live], ledger: Ledg
     assert live.http.post(CHAT, json=body | {"n": 2}, headers=headers).status_code == 422
     assert live.http.post(CHAT, json=body, headers={"idempotency-key": "two"}).status_code == 200
     assert len(charges(ledger)) == 2
+
+
+def test_keys_of_the_settings_repeat_only_their_own(saying: Callable[..., Live], ledger: Ledger) -> None:
+    live = saying(lambda request: f"answer {len(live.engine.asked)}", ledger=ledger, api_keys=["a", "b"])
+    said = []
+    for key in ("a", "b", "a"):
+        headers = {"idempotency-key": "one", "x-api-key": key}
+        said.append(live.http.post(CHAT, json=ASKED, headers=headers).json()["choices"][0]["message"]["content"])
+    assert said == ["answer 1", "answer 2", "answer 1"]
+
+
+def test_a_prompt_is_on_record_while_its_answer_is_made(saying: Callable[..., Live], ledger: Ledger) -> None:
+    live = saying("word " * 50, ledger=ledger)
+    live.engine.steps = threading.Semaphore(1)
+    with live.http.stream("POST", CHAT, json=ASKED | {"stream": True}) as answer:
+        next(answer.iter_lines())
+        wait_for(lambda: charges(ledger) == [("open", len(live.engine.asked[0].prompt), 0)])
+
+
+def test_who_leaves_while_the_ledger_writes_leaves_no_charge_open(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    began, go_on, begin = threading.Event(), threading.Event(), Ledger.begin
+
+    def slow(self: Ledger, *asked: object) -> object:
+        began.set()
+        go_on.wait(10)
+        return begin(self, *asked)  # type: ignore[arg-type]
+
+    async def leave() -> None:
+        task = asyncio.create_task(open_bill(ledger, Origin(CHAT, bills=[]), "tiny", 1))
+        await asyncio.to_thread(began.wait, 10)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        go_on.set()
+        await asyncio.to_thread(wait_for, lambda: [status for status, *_ in charges(ledger)] == ["failed"])
+
+    monkeypatch.setattr(Ledger, "begin", slow)
+    asyncio.run(leave())
+
+
+def test_a_job_that_finds_no_room_leaves_no_charge_open(saying: Callable[..., Live], ledger: Ledger) -> None:
+    live = saying(ledger=ledger, most_waiting=0)
+
+    async def ask() -> None:
+        with pytest.raises(EngineBusy):
+            await submit(live.serving, live.serving.models.own()[0], [Request([1])], Origin("/v1/videos"))
+        await asyncio.to_thread(wait_for, lambda: [status for status, *_ in charges(ledger)] == ["failed"])
+
+    asyncio.run(ask())
+
+
+def test_a_prompt_that_is_only_scored_costs_no_output(saying: Callable[..., Live], ledger: Ledger) -> None:
+    live = saying("the cat sat", ledger=ledger)
+    scored = {"model": "tiny", "prompt": "dog", "max_tokens": 0, "echo": True, "logprobs": 1}
+    usage = live.post("/v1/completions", **scored).json()["usage"]
+    assert usage["completion_tokens"] == 0 and usage["total_tokens"] == usage["prompt_tokens"]
+    assert charges(ledger) == [("finished", usage["prompt_tokens"], 0)]
 
 
 def test_nothing_left_is_402(saying: Callable[..., Live], ledger: Ledger) -> None:

@@ -2,17 +2,21 @@
 
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from fourfold.engine.engine import Engine
+from fourfold.engine.request import Request
+from fourfold.engine.sampler import Sampling
 from fourfold.engine.store import PrefixStore
+from fourfold.engine.writer import Writer
+from fourfold.model.transformer import Transformer
 from fourfold.server.models import Models, serve
 from fourfold.server.settings import Settings
 from tests.omni import make_omni
-from tests.server.conftest import Live, running
+from tests.server.conftest import Live, running, spelled
 
 ASKED = [{"role": "user", "content": "the cat sat"}]
 TOOL = {
@@ -132,3 +136,38 @@ def test_what_is_drawn_comes_and_goes_back(painter: Live) -> None:
     ids = painter.post("/tokenize", model="omni", messages=back).json()["tokens"]
     assert served.tokenizer.special("draw") in ids
     assert painter.post("/v1/chat/completions", model="omni", messages=back, max_tokens=2).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("opened", "said", "text"),
+    [
+        (True, "the cat<|/think|>a cat sat", "the cata "),
+        (False, "<|think|>the cat<|/think|>a cat sat", "the cata "),
+        (False, "a cat sat", "a "),
+    ],
+)
+def test_stop_strings_bind_the_answer_but_not_the_thoughts(speaker: Transformer, opened: bool, said: str, text: str) -> None:
+    tokenizer = speaker.tokenizer
+    after, opening = (tokenizer.special(name) for name in ("/think", "think"))
+    asked = Request([1], Sampling(stop=["cat"], max_tokens=99), after=after, opening=None if opened else opening)
+    writer, pieces = Writer(speaker, tokenizer, asked), []
+    for token in spelled(tokenizer, said):
+        pieces.append(writer._piece(token, None))
+        if writer.reason is not None:
+            break
+    told = "".join(piece.text for piece in pieces).replace("<|think|>", "").replace("<|/think|>", "")
+    assert (told, writer.reason) == (text, "stop")
+
+
+def test_a_request_says_where_its_thoughts_end(saying: Callable[..., Live], speaker: Transformer) -> None:
+    live, end = saying("ok"), speaker.tokenizer.special("/think")
+    for model, after in (("tiny-reasoner", end), ("tiny-chat", None)):
+        sampled = {"temperature": 0, "top_p": 0.5, "top_k": 3, "presence_penalty": 1}
+        asked = {"model": model, "messages": [{"role": "user", "content": "the cat"}], **sampled}
+        assert live.post("/v1/chat/completions", **asked).status_code == 200
+        request = live.engine.asked[-1]
+        assert request.after == after
+        drawn = request.sampling
+        given = (drawn.temperature, drawn.top_p, drawn.top_k, drawn.presence_penalty)
+        assert given == ((1, 1, 3, 0) if model == "tiny-reasoner" else (0, 0.5, 3, 1))
+    assert "while the model thinks" in live.http.get("/v1/fields").json()["/v1/chat/completions"]["temperature"]

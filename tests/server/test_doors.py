@@ -13,9 +13,11 @@ import openai
 import pytest
 
 from fourfold.errors import ConfigError
+from fourfold.server import sse
 from fourfold.server.auth import check_exposure, is_local
 from fourfold.server.ledger import Ledger
-from fourfold.server.models import Models, Serving
+from fourfold.server.models import Models
+from fourfold.server.opening import open_app
 from fourfold.server.settings import Settings, read_settings
 from tests.server.conftest import Live
 
@@ -75,6 +77,49 @@ def test_a_public_address_needs_keys(host: str, public: bool) -> None:
     for fine in ({"api_keys": ["k"]}, {"public_without_keys": True}):
         allowed = Settings(host=host, **fine)
         check_exposure(allowed, None)
+
+
+def test_exposure_is_checked_before_models_are_loaded(tmp_path: Path) -> None:
+    def load(where: str) -> None:
+        raise AssertionError("loaded for nothing")
+
+    with pytest.raises(ConfigError, match="host: .* no API keys"):
+        open_app(["tiny"], Settings(host="0.0.0.0", ledger=str(tmp_path / "ledger.db")), load)  # type: ignore[arg-type]
+
+
+def test_without_keys_pages_from_elsewhere_have_nothing_done(saying: Callable[..., Live]) -> None:
+    live = saying(cors=["https://friend.example"])
+    for origin, status in (
+        ("https://evil.example", 403),
+        ("null", 403),
+        ("https://friend.example", 200),
+        ("http://localhost:1", 200),
+        ("http://127.0.0.1:8000", 200),
+    ):
+        assert live.http.post(CHAT, json=ASKED, headers={"origin": origin}).status_code == status, origin
+    assert len(live.engine.asked) == 3
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/models", 200),
+        ("/beta/models", 200),
+        ("/beta/anthropic/v1/models/tiny", 200),
+        ("/beta/page/../v1/models", 404),
+        ("/modelsandmore", 401),
+        ("/betav1/models", 401),
+        ("/page%2f..%2fv1/models", 404),
+        ("//v1/models", 401),
+    ],
+)
+def test_paths_lead_past_nobody(saying: Callable[..., Live], path: str, status: int) -> None:
+    live = saying(api_keys=["k"])
+    line = socket.create_connection(("127.0.0.1", httpx.URL(live.url).port))  # a client of its own would tidy the path
+    with line:
+        key = "x-api-key: k\r\n" if status == 200 else ""
+        line.sendall(f"GET {path} HTTP/1.1\r\nhost: localhost\r\n{key}connection: close\r\n\r\n".encode())
+        assert int(line.makefile("rb").readline().split()[1]) == status
 
 
 def test_without_keys_no_other_name_leads_here(saying: Callable[..., Live]) -> None:
@@ -219,15 +264,23 @@ def test_an_answer_that_nobody_waits_for_is_cancelled(saying: Callable[..., Live
     assert live.post(CHAT, **ASKED, max_tokens=5).status_code == 200
 
 
-def test_a_client_that_never_reads_is_given_up(saying: Callable[..., Live]) -> None:
-    live = saying("1 " * 5000, write_seconds=0.5)
+@pytest.mark.parametrize(("write_seconds", "most_unread"), [(0.5, 100_000), (60, 100)])
+def test_a_client_that_does_not_read_is_given_up(
+    saying: Callable[..., Live], monkeypatch: pytest.MonkeyPatch, write_seconds: float, most_unread: int
+) -> None:
+    monkeypatch.setattr(sse, "MOST_UNREAD", most_unread)
+    live = saying("1 " * 5000, write_seconds=write_seconds)
+    live.engine.steps = threading.Semaphore(4000)  # more than fits between the two
     with socket.create_connection(("127.0.0.1", httpx.URL(live.url).port)) as line:
         line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         body = json.dumps(ASKED | {"stream": True, "max_tokens": 10_000}).encode()
         line.sendall(f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n".encode())
         line.sendall(f"content-length: {len(body)}\r\n\r\n".encode() + body)
+        wait_for(lambda: bool(live.serving.live))
+        wait_for(lambda: not live.serving.live)
+        live.engine.steps.release(1)
         wait_for(lambda: live.engine.cancelled == 1)
-    assert not live.serving.live and live.http.get("/health").json()["status"] == "ok"
+    assert live.http.get("/health").json()["status"] == "ok"
 
 
 def test_who_never_finishes_asking_is_dropped(saying: Callable[..., Live]) -> None:

@@ -4,6 +4,7 @@ import json
 import socket
 from collections.abc import Callable
 
+import httpx
 import openai
 import pytest
 
@@ -51,6 +52,25 @@ def test_what_goes_wrong_there_is_told(pair: tuple[Live, Live], saying: Callable
         slow = saying(upstreams={"deaf": {"base_url": f"http://127.0.0.1:{port}/v1", "read_seconds": 0.2}})
         assert slow.post("/v1/chat/completions", model="deaf", messages=ASKED).status_code == 504
     assert slow.post("/v1/chat/completions", model="deaf", messages=ASKED).status_code == 502
+
+
+@pytest.mark.parametrize("path", ["/v1/../health", "/v1/chat/completions%3Fx=1", "/v1/" + "x" * 200, "/v1/a%20b"])
+def test_only_plain_paths_are_passed_on(pair: tuple[Live, Live], path: str) -> None:
+    front, _ = pair
+    with socket.create_connection(("127.0.0.1", httpx.URL(front.url).port)) as line:
+        body = json.dumps({"model": "far", "messages": ASKED}).encode()
+        head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\nconnection: close\r\n"
+        line.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+        assert line.makefile("rb").readline().split()[1] == b"404"
+    assert not add_up(front.serving.ledger.database, ["model"])
+
+
+def test_what_the_other_server_refuses_may_be_asked_again(pair: tuple[Live, Live]) -> None:
+    front, _ = pair
+    for _ in range(2):
+        asked = {"model": "far", "messages": ASKED, "frob": 1}
+        answer = front.http.post("/v1/chat/completions", json=asked, headers={"idempotency-key": "one"})
+        assert answer.status_code == 400 and "frob" in answer.text
 
 
 def test_usage_is_read_off_the_end() -> None:

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from fourfold.text.tokenizer import Tokenizer
 
 # What people may ask for, and what it means to a model that knows none, high and max (as the public API maps them).
-EFFORTS = {None: None, "none": "none", **dict.fromkeys(("minimal", "low", "medium", "high"), "high"), "xhigh": "max", "max": "max"}
+EFFORTS: dict[str | None, str | None] = {None: None, "none": "none", "xhigh": "max", "max": "max"}
+EFFORTS |= dict.fromkeys(("minimal", "low", "medium", "high"), "high")
 
 
 @dataclass(frozen=True)
