@@ -101,7 +101,9 @@ class Run:
     async def _ask(self, http: httpx.AsyncClient, chat: list[dict[str, str]], wanted: str) -> None:
         body = {"model": self.name, "messages": chat, "temperature": 0, "max_tokens": TOKENS, "stream": True}
         began, said, first = time.monotonic(), "", None
-        async with http.stream("POST", f"{self.url}/v1/chat/completions", json=body | {"stream_options": {"include_usage": True}}) as got:
+        async with http.stream(
+            "POST", f"{self.url}/v1/chat/completions", json=body | {"stream_options": {"include_usage": True}}
+        ) as got:
             if got.status_code != 200:
                 raise ValueError(f"status {got.status_code}")
             async for line in got.aiter_lines():

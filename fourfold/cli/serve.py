@@ -8,6 +8,8 @@ from typer.core import TyperGroup
 
 from fourfold.cli.ledger import keys, usage
 
+BUNDLED = "nano-omni", "nano"  # what is served where nothing is named
+
 
 class _Serve(TyperGroup):
     """A group whose first word is a model unless it is a verb."""
@@ -25,7 +27,9 @@ app.command("usage")(usage)
 def run(
     models: Annotated[
         list[str] | None,
-        typer.Argument(help="Names or folders of checkpoints, or NAME=FOLDER; by default nano.", metavar="[MODEL]..."),
+        typer.Argument(
+            help="Names or folders of checkpoints, or NAME=FOLDER; by default nano-omni and nano.", metavar="[MODEL]..."
+        ),
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen at; 127.0.0.1 is this machine alone.")] = None,
     port: Annotated[int | None, typer.Option(help="By default 8000; 0 takes any that is free.")] = None,
@@ -54,7 +58,7 @@ def run(
     over = {"host": host, "port": port, "api_keys": api_keys, "cors": cors, "ledger": ledger, "prices": prices}
     flags = {"public_without_keys": public_without_keys or None, "fetch": fetch or None}
     settings = read_settings(config, **over, **flags)
-    names = models if models else [] if settings.upstreams else ["nano"]
+    names = models if models else [] if settings.upstreams else list(BUNDLED)
     listener = _bound(settings.host, settings.port)
     try:
         server = Server(open_app(names, settings, open_model), settings)
