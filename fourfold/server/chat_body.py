@@ -78,7 +78,32 @@ class StreamOptions(Body):
     include_usage: bool = False
 
 
-class ChatBody(Body):
+class SampledBody(Body):
+    """What a request may say about how tokens are drawn, and for how many answers."""
+
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=-1, description="0 and -1: off.")
+    min_p: float | None = Field(None, ge=0, le=1)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    repetition_penalty: float | None = Field(None, gt=0, le=10)
+    logit_bias: Bias | None = None
+    seed: int | None = None
+    stop: Stop = None
+    n: int | None = Field(None, ge=1)
+
+    def sampled(self) -> dict[str, Any]:
+        """The fields as Sampling takes them."""
+        names = ("temperature", "top_p", "min_p", "frequency_penalty", "presence_penalty", "repetition_penalty", "stop")
+        given = {name: getattr(self, name) for name in names}
+        given["top_k"] = None if self.top_k is None else max(self.top_k, 0)
+        given["seed"] = None if self.seed is None else self.seed % 2**62
+        given["logit_bias"] = self.logit_bias and {int(token): bias for token, bias in self.logit_bias.items()}
+        return given
+
+
+class ChatBody(SampledBody):
     """A chat to be answered."""
 
     endpoint: ClassVar = "/v1/chat/completions"
@@ -95,17 +120,6 @@ class ChatBody(Body):
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1, description="The same as max_tokens.")
-    temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, gt=0, le=1)
-    top_k: int | None = Field(None, ge=-1, description="0 and -1: off.")
-    min_p: float | None = Field(None, ge=0, le=1)
-    frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    presence_penalty: float | None = Field(None, ge=-2, le=2)
-    repetition_penalty: float | None = Field(None, gt=0, le=10)
-    logit_bias: Bias | None = None
-    seed: int | None = None
-    stop: Stop = None
-    n: int | None = Field(None, ge=1)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
     tools: list[Tool] | None = Field(None, max_length=128)
@@ -127,7 +141,7 @@ class ChatBody(Body):
     def sampling(self, settings: Settings) -> Sampling:
         """How the answer is drawn. Raises what `sampling_of` raises."""
         field = "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
-        return sampling_of(settings, getattr(self, field), field, **sampled(self))
+        return sampling_of(settings, getattr(self, field), field, **self.sampled())
 
     def likeliest(self) -> int | None:
         """How many likeliest tokens to report. Raises ApiError for top_logprobs without logprobs."""
@@ -144,13 +158,3 @@ class ChatBody(Body):
         if twice is not None:
             raise bad(f"tools[{twice}].function.name", f"{names[twice]} is there twice; give each tool a name of its own")
         return [tool.model_dump(exclude_unset=True) for tool in self.tools]
-
-
-def sampled(body: Any) -> dict[str, Any]:
-    """The fields of a body that say how tokens are drawn, as Sampling takes them."""
-    names = ("temperature", "top_p", "min_p", "frequency_penalty", "presence_penalty", "repetition_penalty", "stop")
-    given = {name: getattr(body, name) for name in names}
-    given["top_k"] = None if body.top_k is None else max(body.top_k, 0)
-    given["seed"] = None if body.seed is None else body.seed % 2**62
-    given["logit_bias"] = body.logit_bias and {int(token): bias for token, bias in body.logit_bias.items()}
-    return given

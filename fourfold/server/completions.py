@@ -16,9 +16,9 @@ from fourfold.engine.request import Chosen
 from fourfold.engine.request import Request as Asked
 from fourfold.server.asking import Reply, merged, sampling_of, seeded, submit, usage_of
 from fourfold.server.billing import origin_of
-from fourfold.server.chat_body import Bias, Stop, StreamOptions, UserId, sampled
+from fourfold.server.chat_body import SampledBody, StreamOptions, UserId
 from fourfold.server.errors import bad
-from fourfold.server.fields import COMMON, Body
+from fourfold.server.fields import COMMON
 from fourfold.server.logprobs import completion_logprobs
 from fourfold.server.models import Served, Serving, serving_of
 from fourfold.server.sse import DONE, JSON, EventStream, data, watched, whole
@@ -36,7 +36,7 @@ FILLS = (
 )
 
 
-class CompletionBody(Body):
+class CompletionBody(SampledBody):
     """A text to be continued, or a list of them; token ids are taken as they are, without a token for the beginning."""
 
     endpoint: ClassVar = "/v1/completions"
@@ -47,17 +47,6 @@ class CompletionBody(Body):
     stream: bool = False
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(16, ge=0, description="0 with echo: only the prompt is scored.")
-    temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, gt=0, le=1)
-    top_k: int | None = Field(None, ge=-1)
-    min_p: float | None = Field(None, ge=0, le=1)
-    frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    presence_penalty: float | None = Field(None, ge=-2, le=2)
-    repetition_penalty: float | None = Field(None, gt=0, le=10)
-    logit_bias: Bias | None = None
-    seed: int | None = None
-    stop: Stop = None
-    n: int | None = Field(None, ge=1)
     best_of: int | None = Field(None, ge=1, description="Only the same as n.")
     logprobs: int | None = Field(None, ge=0, le=20)
     echo: bool | None = None
@@ -100,7 +89,7 @@ async def completions(body: CompletionBody, request: Request) -> Response:
 
 async def _begun(serving: Serving, served: Served, body: CompletionBody, prompts: list[list[int]], request: Request) -> list[Reply]:
     origin, n = origin_of(request, body.user_id), body.n or 1
-    sampling = sampling_of(serving.settings, body.max_tokens or 1, **sampled(body))
+    sampling = sampling_of(serving.settings, body.max_tokens or 1, **body.sampled())
     scored = body.logprobs if body.echo else None
     requests = [
         Asked(prompt, seeded(sampling, place), Drawing(begin=False), None, body.logprobs, scored, origin.namespace)

@@ -144,6 +144,7 @@ def _job(request: Request, name: str) -> Job:
 
 async def _make(serving: Serving, served: Served, owner: str, job: Job, reply: Reply) -> None:
     """Follow a clip to its end. Whatever goes wrong is what the job says."""
+    film = None
     try:
         async for heard in reply:
             match heard:
@@ -155,6 +156,8 @@ async def _make(serving: Serving, served: Served, owner: str, job: Job, reply: R
                     film = await asyncio.to_thread(file_of, heard, served.model)
         if not job.is_going:
             return  # it was deleted
+        if film is None:
+            raise ApiError(500, "the model ended without a clip; ask again")
         if not serving.videos.put(owner, job.id, job, len(film)):
             raise ApiError(503, "there is no room to keep it; delete others, and ask again")
         job.content, job.status, job.completed = film, "completed", int(time.time())
