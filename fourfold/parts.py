@@ -216,8 +216,9 @@ class MediaInConfig(Part):
     """Pictures, clips and sound read by the trunk: patches of pixels and stretches of log-mel frames, a vector each.
 
     A patch is projected straight into the trunk, or first seen by a tower (`tower_layers`; `audio_tower_layers` for sound), which
-    looks at a whole picture in patches of `tower_patch_size`, or at `audio_window` tokens of sound. How files are brought to size:
-    the longer side in pixels, and of a clip frames a second and how many at most.
+    looks at a whole picture in patches of `tower_patch_size`, or at `audio_window` tokens of sound. A patch also tells its place in
+    the picture or clip, in `image_place_waves` wavelengths an axis (see model/places.py; 0: rotary positions alone). How files are
+    brought to size: the longer side in pixels, and of a clip frames a second and how many at most.
     """
 
     image_patch_size: PositiveInt
@@ -227,6 +228,7 @@ class MediaInConfig(Part):
     clip_longest: PositiveInt = 32
     clip_rate: PositiveFloat = 8.0
     clip_frames: PositiveInt = 16
+    image_place_waves: NonNegativeInt = 0
     tower_layers: NonNegativeInt = 0
     audio_tower_layers: NonNegativeInt = 0
     tower_hidden_size: PositiveInt | None = None
@@ -264,13 +266,15 @@ class MediaOutConfig(Part):
     """Pictures and clips drawn by the trunk, as codes with a table and a head of their own (as Janus does, 2410.13848).
 
     `image_token_size` codes, each standing for `code_downsample` pixels squared of a frame; the grids are what is drawn unless
-    another is asked for: rows and columns of a picture; frames, rows and columns of a clip.
+    another is asked for: rows and columns of a picture; frames, rows and columns of a clip. A code also tells its place in what is
+    drawn, in `code_place_waves` wavelengths an axis (0: rotary positions alone).
     """
 
     image_token_size: PositiveInt
     code_downsample: PositiveInt = 8
     image_grid: tuple[PositiveInt, PositiveInt] = (8, 8)
     film_grid: tuple[PositiveInt, PositiveInt, PositiveInt] = (8, 4, 4)
+    code_place_waves: NonNegativeInt = 0
 
 
 PARTS: dict[str, type[Part]] = {

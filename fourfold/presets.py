@@ -309,8 +309,8 @@ def debug_omni() -> ModelConfig:
 def _omni(config: ModelConfig) -> ModelConfig:
     """The media parts of our own sizes: patches of 8 x 8 pixels and of 80 ms, straight into the trunk."""
     return config.but(
-        media_in=MediaInConfig(image_patch_size=8, audio_mel_bins=80),
-        media_out=MediaOutConfig(image_token_size=1000),
+        media_in=MediaInConfig(image_patch_size=8, audio_mel_bins=80, image_place_waves=6),
+        media_out=MediaOutConfig(image_token_size=1000, code_place_waves=6),
     )
 
 

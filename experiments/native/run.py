@@ -33,9 +33,9 @@ from fourfold.data.shelf import checksum_of
 from fourfold.engine.batches import replies
 from fourfold.evals.omni import clips, fashion, sounds, speech
 from fourfold.evals.omni.asking import hashed, worded
-from fourfold.evals.omni.motion import WAYS
 from fourfold.evals.omni.subject import ModelSubject
 from fourfold.evals.statistics import share, subset
+from fourfold.media.motion import WAYS
 from fourfold.model.transformer import Transformer
 from fourfold.training import recipes
 from fourfold.training.data import TrainingData

@@ -28,12 +28,12 @@ from fourfold.errors import ConfigError, FourfoldError
 from fourfold.evals.omni import clips, crossing, emoji, fashion, sounds, speech
 from fourfold.evals.omni.asking import hashed, other_names, other_than, worded
 from fourfold.evals.omni.labels import affirmed, labelled
-from fourfold.evals.omni.motion import WAYS, way
 from fourfold.evals.omni.spread import nearest
 from fourfold.evals.omni.subject import ModelSubject, Subject
 from fourfold.evals.omni.suite import REAL, Shelves
 from fourfold.evals.omni.transcripts import character_errors
 from fourfold.files import atomic_file
+from fourfold.media.motion import WAYS, way
 
 EACH, CAPTIONS = 3, 12  # drawings of a class; captions drawn, known ones and new ones
 ASKED, SHOWN, WRONG = 60, 12, 6  # things asked about, of them shown as they come, and of the rest those that went wrong

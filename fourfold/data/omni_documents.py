@@ -19,6 +19,7 @@ from fourfold.data.omni_wordings import FIRST, LEARNT_AS, NO, SECOND, YES, with_
 from fourfold.data.script import MediaDocument, Said, Script, Speech
 from fourfold.data.shelf import Shelf
 from fourfold.errors import DataError
+from fourfold.media.motion import region
 from fourfold.media.spans import Span
 
 ALOUD = 0.3  # share of what is asked about speech and pictures that is asked by the speech itself
@@ -27,10 +28,11 @@ WORDS_FIRST = 0.3  # share of questions that come before their media
 SHRUNK = 0.25  # share of large pictures that are read or drawn small
 GROUND = 0.25  # share of pictures that are read on a ground of some colour, where they have clear parts
 SPEEDS = 0.85, 1.18  # of speech that is heard to be learnt from
+TIMBRE = 0.3, 0.4, 0.3, 0.2  # how high, at most, the waves are that colour it
 # what is done with items of a kind, and how often where a mix does not say
 TASKS: dict[str, dict[str, float]] = {
-    "image": {"read": 0.35, "ask": 0.15, "draw": 0.35, "turns": 0.15},
-    "clip": {"read": 0.35, "ask": 0.15, "draw": 0.35, "turns": 0.15},
+    "image": {"read": 0.25, "talk": 0.15, "ask": 0.15, "draw": 0.35, "turns": 0.1},
+    "clip": {"read": 0.25, "talk": 0.25, "ask": 0.1, "draw": 0.3, "turns": 0.1},
     "speech": {"read": 0.7, "ask": 0.15, "draw": 0.15},
     "sound": {"read": 0.7, "ask": 0.3},
 }
@@ -60,7 +62,7 @@ class Documents:
             return False
         if self.shelf.kind(source) == "speech" and task != "read":
             return bool(self._pictured[source])
-        return task != "ask" or len({item.text for item in self.shelf.of(source)}) > 1
+        return task not in ("ask", "talk") or len({item.text for item in self.shelf.of(source)}) > 1
 
     def make(self, draw: Draw) -> MediaDocument:
         """A document of a source (all are equally frequent) and a task."""
@@ -77,28 +79,53 @@ class Documents:
 
     def _read(self, script: Script, draw: Draw, item: Item) -> None:
         """What is it?"""
-        motion = item.details.get("motion")
-        if motion and draw.unit() < 0.25:
-            self._question(script, draw, item, [item], draw.pick(words.MOTION), motion)
+        if item.details.get("motion") and draw.unit() < 0.25:
+            self._question(script, draw, item, [item], *self._motion(draw, item))
         else:
-            self._question(script, draw, item, [item], draw.pick(words.READ[item.kind]), item.text)
+            self._question(script, draw, item, [item], *self._caption(draw, item))
+
+    def _talk(self, script: Script, draw: Draw, item: Item) -> None:
+        """Two to four questions about one and the same."""
+        kinds = [self._caption, self._compared]
+        if item.details.get("motion"):
+            kinds += [self._motion, self._where, self._where]
+        for turn in range(2 + draw.below(3)):
+            asked, told = draw.pick(kinds)(draw, item)
+            if turn == 0:
+                self._question(script, draw, item, [item], asked, told)
+            else:
+                script.user(asked)
+                script.assistant(told, about=LEARNT_AS[item.kind])
 
     def _ask(self, script: Script, draw: Draw, item: Item) -> None:
         """Is there a ...? Is it this or that? Which of two?"""
-        other, form = self._other(draw, item), draw.below(4)
-        mine, theirs = with_article(name(item)), with_article(name(other))
-        if form == 0:
-            first, second = draw.some((mine, theirs), 2)
-            asked = draw.pick(words.EITHER[item.kind]).format(a=first, b=second)
-            self._question(script, draw, item, [item], asked, name(item))
-        elif form == 1 and item.kind == "image":
-            shown = draw.some((item, other), 2)
-            asked = draw.pick(words.WHICH).format(a=mine)
+        if item.kind == "image" and draw.unit() < 0.25:
+            shown = draw.some((item, self._other(draw, item)), 2)
+            asked = draw.pick(words.WHICH).format(a=with_article(name(item)))
             self._question(script, draw, item, shown, asked, FIRST if shown[0] is item else SECOND)
         else:
-            is_there = draw.unit() < 0.5
-            asked = draw.pick(words.THERE[item.kind]).format(a=mine if is_there else theirs)
-            self._question(script, draw, item, [item], asked, YES if is_there else NO)
+            self._question(script, draw, item, [item], *self._compared(draw, item))
+
+    def _caption(self, draw: Draw, item: Item) -> tuple[str, str]:
+        return draw.pick(words.READ[item.kind]), item.text
+
+    def _motion(self, draw: Draw, item: Item) -> tuple[str, str]:
+        return draw.pick(words.MOTION), item.details["motion"]
+
+    def _where(self, draw: Draw, item: Item) -> tuple[str, str]:
+        """Where what moves is at the beginning, or at the end, of what is shown of a clip."""
+        at = draw.pick(("first", "last"))
+        return draw.pick(words.WHERE[at]), region(self.shelf.frames(item)[0], 0 if at == "first" else -1)
+
+    def _compared(self, draw: Draw, item: Item) -> tuple[str, str]:
+        """This or another; or whether it is there."""
+        other = self._other(draw, item)
+        mine, theirs = with_article(name(item)), with_article(name(other))
+        if draw.unit() < 0.3:
+            first, second = draw.some((mine, theirs), 2)
+            return draw.pick(words.EITHER[item.kind]).format(a=first, b=second), name(item)
+        is_there = draw.unit() < 0.5
+        return draw.pick(words.THERE[item.kind]).format(a=mine if is_there else theirs), YES if is_there else NO
 
     def _draw(self, script: Script, draw: Draw, item: Item) -> bool:
         """A picture or a clip from a caption, or from nothing; says whether it is a small one."""
@@ -152,8 +179,11 @@ class Documents:
 
     def _shown(self, item: Item, draw: Draw) -> Span | Speech:
         if item.kind == "speech":
-            slow, fast = SPEEDS if self.shelf.split == "train" else (1.0, 1.0)
-            return Speech(self.shelf.shown(item, speed=slow * (fast / slow) ** draw.unit()), item.text)
+            if self.shelf.split != "train":
+                return Speech(self.shelf.shown(item), item.text)
+            slow, fast = SPEEDS
+            speed, timbre = slow * (fast / slow) ** draw.unit(), [height * (2 * draw.unit() - 1) for height in TIMBRE]
+            return Speech(self.shelf.shown(item, speed=speed, timbre=timbre), item.text)
         small, has_ground, colour = draw.unit() < SHRUNK, draw.unit() < GROUND, tuple(draw.below(256) for _ in range(3))
         return self.shelf.shown(item, small, colour if has_ground else None)
 

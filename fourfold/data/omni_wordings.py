@@ -58,6 +58,11 @@ MOTION = (
     "How does it move in the clip?",
     "Name the motion.",
 )
+# asked about a clip: where what moves stands in its first frame, and in its last
+WHERE = {
+    "first": ("Where is it at first?", "Where does it begin?", "Where is it in the first frame?"),
+    "last": ("Where is it at the end?", "Where does it end up?", "Where is it in the last frame?"),
+}
 WHICH = ("Which picture shows {a}, the first or the second?", "One of them is {a}. Which one?", "Where is {a}: first or second?")
 MATCHES = ("Does the speaker describe the picture? yes/no", "Is this what the picture shows?", "Do the words fit the picture?")
 WHICH_SAID = ("Which of the two pictures is spoken of?", "Which picture does the speaker mean, the first or the second?")

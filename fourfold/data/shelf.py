@@ -78,10 +78,12 @@ class Shelf:
             self._items[source] = list(islice(self.corpus.iterate(self.split, {source}), 0, None, self.every))
         return self._items[source]
 
-    def shown(self, item: Item, small: bool = False, ground: Colour | None = None, speed: float = 1.0) -> Span:
+    def shown(
+        self, item: Item, small: bool = False, ground: Colour | None = None, speed: float = 1.0, timbre: Sequence[float] = ()
+    ) -> Span:
         """An item as it is read; of a picture, one larger than SMALL at that size when `small`, and what is clear on a ground.
 
-        speed: how much faster sound is played.
+        speed: how much faster sound is played; timbre: what `coloured` does with it.
         """
         sizes = self.sizes
         if sizes is None:
@@ -91,10 +93,15 @@ class Shelf:
             pixels = pictured(item.media, longest, sizes.image_patch_size, ground)
             return spans.picture(pixels, self.tokenizer, sizes.image_patch_size)
         if item.kind == "clip":
-            frames, seconds = filmed(item.media, sizes.clip_longest, sizes.image_patch_size, sizes.clip_rate, sizes.clip_frames)
-            return spans.clip(frames, seconds, self.tokenizer, sizes.image_patch_size)
-        mel = log_mel(played(read_sound(item.media), speed), sizes.audio_mel_bins)
+            return spans.clip(*self.frames(item), self.tokenizer, sizes.image_patch_size)
+        mel = coloured(log_mel(played(read_sound(item.media), speed), sizes.audio_mel_bins), timbre)
         return spans.sound(mel, self.tokenizer, sizes.audio_frames_per_token)
+
+    def frames(self, item: Item) -> tuple[Tensor, list[float]]:
+        """What is read of a clip: frames uint8 [F, 3, H, W], and when each is shown."""
+        sizes = self.sizes
+        assert sizes is not None
+        return filmed(item.media, sizes.clip_longest, sizes.image_patch_size, sizes.clip_rate, sizes.clip_frames)
 
     def drawn(self, item: Item, small: bool = False) -> Span:
         """A picture or a clip as it is drawn."""
@@ -112,7 +119,8 @@ class Codes:
 
     def __init__(self, corpus: OmniCorpus, split: str, encoder: Encoder, checksum: str, sizes: MediaOutConfig, every: int = 1):
         self.encoder, self.sizes = encoder, sizes
-        self.key = "/".join((FORMAT, corpus.checksum(split), checksum, str(every), sizes.model_dump_json()))
+        drawn_sizes = sizes.model_dump_json(exclude={"code_place_waves"})
+        self.key = "/".join((FORMAT, corpus.checksum(split), checksum, str(every), drawn_sizes))
         self._found: dict[tuple[str, bool], dict[str, Tensor]] = {}
 
     def of(self, item: Item, items: Callable[[str], list[Item]], small: bool = False) -> Tensor:
@@ -182,6 +190,14 @@ def played(samples: Tensor, speed: float) -> Tensor:
         return samples
     count = max(round(len(samples) / speed), 1)
     return F.interpolate(samples[None, None], count, mode="linear", align_corners=True)[0, 0]
+
+
+def coloured(mel: Tensor, timbre: Sequence[float]) -> Tensor:
+    """mel [T, bins] as another throat, room or microphone would colour it: waves over the bins of 0, 1, 2 ... half turns are added,
+    so high."""
+    bins = torch.arange(mel.shape[1]) + 0.5
+    waves = [height * torch.cos(torch.pi * turns / mel.shape[1] * bins) for turns, height in enumerate(timbre)]
+    return mel + torch.stack(waves).sum(0) if waves else mel
 
 
 def checksum_of(folder: Path) -> str:

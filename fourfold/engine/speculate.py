@@ -75,7 +75,7 @@ class Drafter:
         following = torch.tensor([token for row in there for token in row.following], device=batch.tokens.device)
         context = model.context(batch, cache, None, "sparse")
         streams, hidden = (torch.cat([getattr(row, name) for row in there]) for name in ("streams", "hidden"))
-        embedded = model.embedded(replace(batch, tokens=following))
+        embedded = model.embedded(replace(batch, tokens=following), context)
         streams, hidden, normed = model.mtp[0](streams, hidden, embedded, context, cache.layers[0])
         last = torch.tensor([len(row.tokens) for row in there]).cumsum(0) - 1
         found = model.logits(normed[last]).argmax(-1).tolist()

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import torch
@@ -107,17 +106,11 @@ class Batch:
             vectors = vectors[int(read[:start].sum()) : int(read[:stop].sum())]
         return Batch(lengths=(len(fields["tokens"]),), vectors=vectors, **fields)
 
-    def shifted(self) -> "Batch":
-        """Every place holds what comes after it in its sequence, and the last the text token 0; all else is as it was."""
-        tokens, modality = (self.unpad(F.pad(self.pad(x)[:, 1:], (0, 1))) for x in (self.tokens, self.modality))
-        vectors = self.vectors
-        if vectors is not None:
-            starts = [stop - n for stop, n in zip(accumulate(self.lengths), self.lengths, strict=True) if n]
-            moved = is_read(self.modality)
-            kept = moved.clone()
-            kept[starts] = False
-            vectors = vectors[kept[moved]]
-        return replace(self, tokens=tokens, modality=modality, vectors=vectors)
+    def shifted(self, x: Tensor) -> Tensor:
+        """x [N, ...] of the batch's places: each has what belongs to the next one of its sequence, and the last of them zeros."""
+        ahead = torch.zeros_like(self.pad(x))
+        ahead[:, :-1] = self.pad(x)[:, 1:]
+        return self.unpad(ahead)
 
     def to(self, device: torch.device) -> "Batch":
         """All of it on a device."""

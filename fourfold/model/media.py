@@ -2,8 +2,9 @@
 
     v = RMSNorm(W x + b)      x: a patch of pixels in [-1, 1], or a stretch of log-mel frames
 
-The norm's gain starts at `initializer_range`, the scale of the embedding table. With a tower the patches of a picture (or a window
-of sound) look at each other first, in both directions; what belongs to one place of the trunk then goes through a two-layer MLP.
+The norm's gain starts at `initializer_range`, the scale of the embedding table. Where a patch of pixels stands is added
+(places.py). With a tower the patches of a picture (or a window of sound) look at each other first, in both directions; what
+belongs to one place of the trunk then goes through a two-layer MLP.
 """
 
 import torch
@@ -12,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from fourfold.config import MediaInConfig, ModelConfig
-from fourfold.errors import ConfigError
 from fourfold.modality import Modality
 from fourfold.model.experts import FeedForward
 from fourfold.model.inputs import Batch, is_code, is_read
+from fourfold.model.places import Places, patch_cells
 from fourfold.model.rope import frequencies, rotate, tables
 from fourfold.ops.attention import attend
 from fourfold.ops.linear import Linear
@@ -34,7 +35,8 @@ class MediaIn(nn.Module):
         super().__init__()
         sizes = config.media_in
         self.patch, self.piece, self.window = sizes.image_patch_size, sizes.piece, sizes.audio_window
-        self.pixels = Patches(3 * self.piece**2, (self.patch // self.piece) ** 2, sizes.tower_layers, config)
+        pieces, waves = (self.patch // self.piece) ** 2, sizes.image_place_waves
+        self.pixels = Patches(3 * self.piece**2, pieces, sizes.tower_layers, config, waves)
         self.sound = Patches(sizes.audio_mel_bins * sizes.audio_frames_per_token, 1, sizes.audio_tower_layers, config)
 
     def forward(self, modality: Tensor, pixels: Tensor | None, mel: Tensor | None, dtype: torch.dtype) -> Tensor:
@@ -58,12 +60,12 @@ class MediaIn(nn.Module):
 
     def see(self, modality: Tensor, pixels: Tensor, dtype: torch.dtype) -> Tensor:
         """The vectors [m, d] of the patches of whole pictures and frames."""
-        cells, sizes = grids(modality)
+        cells, sizes = patch_cells(modality)
         side, across = self.piece, self.patch // self.piece
         pieces = pixels.unflatten(1, (3, across, side, across, side)).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
         inner = torch.cartesian_prod(*[torch.arange(across, device=cells.device)] * 2).view(-1, 2)
-        places = (cells[:, None] * across + inner).flatten(0, 1).T  # row and column of every piece
-        return self.pixels((pieces.float() / HALF_WHITE - 1).to(dtype), places, [size * across**2 for size in sizes])
+        places = (cells[:, None, 1:] * across + inner).flatten(0, 1).T  # row and column of every piece
+        return self.pixels((pieces.float() / HALF_WHITE - 1).to(dtype), places, [size * across**2 for size in sizes], cells)
 
     def hear(self, modality: Tensor, mel: Tensor, dtype: torch.dtype) -> Tensor:
         """The vectors [k, d] of whole sounds; a tower looks at a window of each at a time, from its beginning on."""
@@ -74,7 +76,7 @@ class MediaIn(nn.Module):
 class Patches(nn.Module):
     """Patches of one kind to vectors of the trunk, each made of `pieces` that a tower looks at by themselves."""
 
-    def __init__(self, inputs: int, pieces: int, layers: int, config: ModelConfig) -> None:
+    def __init__(self, inputs: int, pieces: int, layers: int, config: ModelConfig, waves: int = 0) -> None:
         super().__init__()
         sizes, hidden = config.media_in, config.hidden_size
         self.gain = config.initializer_range
@@ -83,6 +85,7 @@ class Patches(nn.Module):
         if layers:
             self.up_proj = Linear(pieces * sizes.tower_hidden_size, hidden, bias=True)
             self.down_proj = Linear(hidden, hidden, bias=True)
+        self.places = Places(waves, hidden) if waves else None
         self.norm = RMSNorm(hidden, config.rms_norm_eps)
         self.reset()
 
@@ -91,13 +94,16 @@ class Patches(nn.Module):
         """Start at the scale of the embedding table."""
         self.norm.weight.fill_(self.gain)
 
-    def forward(self, pieces: Tensor, places: Tensor, sizes: list[int]) -> Tensor:
-        """pieces [m, p, i]; places [A, m · p] on A axes; sizes: pieces of each picture or window -> [m, d]."""
+    def forward(self, pieces: Tensor, places: Tensor, sizes: list[int], cells: Tensor | None = None) -> Tensor:
+        """pieces [m, p, i]; places [A, m · p] on A axes; sizes: pieces of each picture or window; cells [m, 3] -> [m, d]."""
         x = self.proj(pieces)
         if self.tower is None:
-            return self.norm(x[:, 0])
-        x = self.tower(x.flatten(0, 1), places, sizes).unflatten(0, pieces.shape[:2]).flatten(1)
-        return self.norm(self.down_proj(F.gelu(self.up_proj(x))))
+            x = x[:, 0]
+        else:
+            x = self.tower(x.flatten(0, 1), places, sizes).unflatten(0, pieces.shape[:2]).flatten(1)
+            x = self.down_proj(F.gelu(self.up_proj(x)))
+        vectors = self.norm(x)
+        return vectors if self.places is None else vectors + self.places(cells)
 
 
 class Tower(nn.Module):
@@ -140,40 +146,18 @@ class TowerLayer(nn.Module):
         return self.o_proj(attend(q, k, v, mask, (q.shape[-1]) ** -0.5)[there].flatten(1))
 
 
-def with_media(words: Tensor, batch: Batch, code_embed: nn.Embedding | None) -> Tensor:
-    """words [N, d], the embeddings of a batch's text, with what stands at other places put there: vectors, and codes embedded.
+def with_media(words: Tensor, batch: Batch, codes: Tensor | None) -> Tensor:
+    """words [N, d], the embeddings of a batch's text, with what stands at other places put there: its vectors, and codes [n, d].
 
-    Raises ConfigError for codes where the model draws nothing, ValueError for codes it has not and for vectors that do not fit.
+    Raises ValueError for vectors that do not fit.
     """
-    read, drawn = is_read(batch.modality), is_code(batch.modality)
+    read = is_read(batch.modality)
     places, given = int(read.sum()), 0 if batch.vectors is None else len(batch.vectors)
     if places != given:
         raise ValueError(f"the batch reads at {places} places and has {given} vectors; see Transformer.look")
     if places:
         words = words.masked_scatter(read[:, None], batch.vectors.to(words.dtype))
-    if not drawn.any():
-        return words
-    if code_embed is None:
-        raise ConfigError(DRAWS_NOTHING)
-    codes, count = batch.tokens[drawn], code_embed.num_embeddings
-    if int(codes.min()) < 0 or int(codes.max()) >= count:
-        raise ValueError(f"codes from {int(codes.min())} to {int(codes.max())} are not within image_token_size ({count})")
-    return words.masked_scatter(drawn[:, None], code_embed(codes))
-
-
-def grids(modality: Tensor) -> tuple[Tensor, list[int]]:
-    """Row and column [m, 2] of each patch within its picture or frame, and how many patches each of these has.
-
-    They follow from how spans are laid out: patches of a row stand side by side, rows are one token apart (a row's end), and
-    pictures and frames further.
-    """
-    places = ((modality == Modality.IMAGE) | (modality == Modality.VIDEO)).nonzero()[:, 0]
-    gaps = F.pad(places.diff(), (1, 0), value=3)
-    begins_row, begins_picture = gaps > 1, gaps > 2
-    order, rows = torch.arange(len(places), device=places.device), begins_row.cumsum(0)
-    row = rows - torch.where(begins_picture, rows, 0).cummax(0).values
-    column = order - torch.where(begins_row, order, 0).cummax(0).values
-    return torch.stack([row, column], 1), _sizes(begins_picture)
+    return words if codes is None else words.masked_scatter(is_code(batch.modality)[:, None], codes)
 
 
 def windows(modality: Tensor, length: int) -> tuple[Tensor, list[int]]:

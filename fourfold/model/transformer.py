@@ -19,6 +19,7 @@ from fourfold.model.inputs import Batch, Context, History, is_code, is_read
 from fourfold.model.layer import Layer
 from fourfold.model.media import DRAWS_NOTHING, READS_NOTHING, MediaIn, Patches, with_media
 from fourfold.model.mtp import NextTokenLayer
+from fourfold.model.places import Places, code_cells
 from fourfold.model.rope import all_frequencies, tables, yarn_table_scale
 from fourfold.model.state import INPUT_FIELDS, PLACED_FIELDS, Cache
 from fourfold.model.streams import Collapse, HyperConnections
@@ -58,8 +59,9 @@ class Transformer(nn.Module):
         hidden, eps = config.hidden_size, config.rms_norm_eps
         self.embed = nn.Embedding(config.vocab_size, hidden)
         self.media = MediaIn(config) if config.media_in else None
-        codes = config.media_out.image_token_size if config.media_out else 0
+        codes, waves = (config.media_out.image_token_size, config.media_out.code_place_waves) if config.media_out else (0, 0)
         self.code_embed = nn.Embedding(codes, hidden) if codes else None
+        self.code_places = Places(waves, hidden) if waves else None
         self.code_head = nn.Parameter(torch.empty(codes, hidden)) if codes else None
         primes = table_primes(config.memory) if config.memory else {}
         self.layers = nn.ModuleList(
@@ -120,9 +122,10 @@ class Transformer(nn.Module):
         streams = self._run(context, None)
         hidden = self.collapse(streams)
         out = TrainOutput(self.norm(hidden))
+        embedded = self.embedded(batch, context) if self.mtp else None
         for layer in self.mtp:
-            batch = batch.shifted()  # what is shifted in from beyond the end is masked by the loss
-            streams, hidden, normed = layer(streams, hidden, self.embedded(batch), context)
+            embedded = batch.shifted(embedded)  # what is shifted in from beyond the end is masked by the loss
+            streams, hidden, normed = layer(streams, hidden, embedded, context)
             out.mtp_hidden.append(normed)
         return out
 
@@ -147,14 +150,27 @@ class Transformer(nn.Module):
         modality, *patches = (None if x is None else x.to(weight.device) for x in (modality, pixels, mel))
         return self.media(modality, *patches, weight.dtype)
 
-    def embedded(self, batch: Batch) -> Tensor:
-        """[N, d]: of a word its embedding, of a code that of its own table, and the vector given for what is read."""
+    def embedded(self, batch: Batch, context: Context) -> Tensor:
+        """[N, d]: of a word its embedding, of a code that of its own table and place, and the vector given for what is read."""
         if self.media is None and batch.vectors is not None:
             raise ConfigError(READS_NOTHING)
         if not self.config.has_media or not batch.modality.any():
             return self.embed(batch.tokens)
         words = self.embed(batch.tokens.masked_fill(batch.modality != Modality.TEXT, 0))
-        return with_media(words, batch, self.code_embed)
+        return with_media(words, batch, self._codes(batch, context) if is_code(batch.modality).any() else None)
+
+    def _codes(self, batch: Batch, context: Context) -> Tensor:
+        """[n, d], the vectors of a batch's codes.
+
+        Raises ConfigError where the model draws nothing, ValueError for codes it has not.
+        """
+        if self.code_embed is None:
+            raise ConfigError(DRAWS_NOTHING)
+        codes, count = batch.tokens[is_code(batch.modality)], self.code_embed.num_embeddings
+        if int(codes.min()) < 0 or int(codes.max()) >= count:
+            raise ValueError(f"codes from {int(codes.min())} to {int(codes.max())} are not within image_token_size ({count})")
+        vectors = self.code_embed(codes)
+        return vectors if self.code_places is None else vectors + self.code_places(code_cells(batch, context))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[N, d] -> fp32 [N, V]."""
@@ -215,7 +231,7 @@ class Transformer(nn.Module):
     def _run(self, context: Context, cache: Cache | None) -> Tensor:
         """All layers: streams [N, n, d]."""
         count = self.config.streams.hc_mult if self.config.streams else 1
-        streams = self.embedded(context.batch)[:, None].expand(-1, count, -1)
+        streams = self.embedded(context.batch, context)[:, None].expand(-1, count, -1)
         classes = self._classes(context.history) if self.config.memory else None
         for layer, states in zip(self.layers, cache.layers if cache else [None] * len(self.layers), strict=True):
             streams = layer(streams, classes, context, states)

@@ -17,7 +17,10 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Momentum = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 
 
-TABLES = ("embed.weight", "head", "code_embed.weight", "code_head", "media.pixels.proj.weight", "media.sound.proj.weight")
+TABLES = (
+    *("embed.weight", "head", "code_embed.weight", "code_head", "media.pixels.proj.weight", "media.sound.proj.weight"),
+    *("media.pixels.places.waves", "code_places.waves"),
+)
 
 
 @dataclass(frozen=True)

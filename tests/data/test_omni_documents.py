@@ -13,16 +13,17 @@ from fourfold.data.haystack import Draw
 from fourfold.data.mixing import MixedRows
 from fourfold.data.omni_documents import Documents, name
 from fourfold.data.omni_rows import OmniRows, pack
-from fourfold.data.omni_wordings import DRAW, EITHER, MATCHES, MOTION, READ, THERE, WHICH, WHICH_SAID, with_article
+from fourfold.data.omni_wordings import DRAW, EITHER, MATCHES, MOTION, READ, THERE, WHERE, WHICH, WHICH_SAID, with_article
 from fourfold.data.rows import GIVEN, RowBatch, joined
 from fourfold.data.script import Script, Speech
-from fourfold.data.shelf import Codes, Shelf, checksum_of, pictured
+from fourfold.data.shelf import Codes, Shelf, checksum_of, coloured, pictured
 from fourfold.errors import ConfigError, DataError
 from fourfold.media import spans
 from fourfold.media.codec import Codec
 from fourfold.media.images import fit, read_image
 from fourfold.modality import Modality
 from fourfold.parts import MediaInConfig, MediaOutConfig
+from tests.compare import assert_close
 from tests.data.small_media import CODES, make_codec, make_corpus, make_tokenizer
 
 SIZES = MediaInConfig(image_patch_size=8, audio_mel_bins=4, image_longest=16, clip_longest=16, clip_frames=4)
@@ -144,6 +145,24 @@ def test_questions_have_the_right_answers(shelf, tokenizer):
     assert len(seen) == 4 and seen["yes"] > 0.6 * seen["no"] and seen["no"] > 0.6 * seen["yes"]
 
 
+def test_several_questions_about_one_clip(shelf, tokenizer):
+    """It is shown once; where it is and which way it moves are told as the pixels have it."""
+    documents, seen = Documents(shelf, "moving", "talk"), Counter()
+    for i in range(60):
+        text = said(documents.make(Draw(f"talk/{i}")), tokenizer)
+        assert text.count("<|video|>") == 1 and 2 <= text.count("<|assistant|>") <= 4
+        turns = [
+            turn.split("<|end|><|assistant|>") for turn in re.sub(r"<\|video\|>.*<\|/video\|>", "", text).split("<|user|>")[1:]
+        ]
+        for asked, told in turns:
+            answer = told.split("<|end|>")[0]
+            at = next((at for at, ways in WHERE.items() if asked in ways), "")
+            assert not at or answer == {"first": "left", "last": "right"}[at]
+            assert asked not in MOTION or answer == "right"
+            seen[at or asked in MOTION] += 1
+    assert min(seen[key] for key in ("first", "last", True)) > 10
+
+
 def test_spoken_captions_go_with_their_pictures(shelf, tokenizer):
     asked = Documents(shelf, "voices", "ask")
     texts = [said(asked.make(Draw(f"spoken/{i}")), tokenizer) for i in range(40)]
@@ -185,6 +204,22 @@ def test_speech_is_learnt_at_many_speeds(shelf, tokenizer):
     heard = [said(Documents(shelf, "voices", "read").make(Draw(f"speed/{i}")), tokenizer).count("a<") for i in range(5)]
     lengths = {len(Documents(shelf, "voices", "read").make(Draw(f"speed/{i}")).span.mel) for i in range(40)}
     assert set(heard) == {1} and len(lengths) > 1
+
+
+def test_speech_is_learnt_in_many_timbres(shelf, tokenizer, monkeypatch):
+    """The same words, each time of another colour: a smooth curve over the bins, the same at all times."""
+    monkeypatch.setattr(omni_documents, "SPEEDS", (1.0, 1.0))
+    [item] = [i for i in shelf.of("voices") if i.text == "Red square."]
+    plain = shelf.shown(item).mel
+    heard = [Documents(shelf, "voices", "read").make(Draw(f"timbre/{i}")) for i in range(20)]
+    mels = [d.span.mel for d in heard if "Red square." in said(d, tokenizer)]
+    offsets = [mel - plain for mel in mels]
+    assert len(mels) > 2 and all(offset.abs().max() > 0.01 for offset in offsets)
+    bins = SIZES.audio_mel_bins
+    for offset in offsets:
+        curves = offset.view(-1, bins)
+        assert_close(curves, curves[:1].expand_as(curves))
+    assert_close(coloured(torch.zeros(2, 4), [0.5, 1.0])[1], 0.5 + torch.cos(torch.pi * torch.tensor([1, 3, 5, 7]) / 8))
 
 
 def test_several_turns_show_what_was_drawn(shelf, tokenizer):
@@ -246,7 +281,7 @@ def test_pictures_are_brought_to_the_nearest_size_of_the_grid(shelf):
 def test_what_cannot_be_had_is_one_line(shelf, corpus, tokenizer):
     with pytest.raises(DataError, match="has no emoji; choose of squares|has no emoji; choose of .*squares"):
         Documents(shelf, "emoji")
-    with pytest.raises(DataError, match="no item of train is fit for it; choose a task of read, ask, draw, turns"):
+    with pytest.raises(DataError, match="no item of train is fit for it; choose a task of read, talk, ask, draw, turns"):
         Documents(shelf, "beeps", "draw")
     plain = Shelf(corpus, "train", tokenizer, SIZES)
     assert "draw" not in Documents(plain, "squares").choices[0][1]

@@ -15,9 +15,9 @@ from fourfold.data.omni import Item, OmniCorpus, write_omni
 from fourfold.data.omni_documents import name, plain
 from fourfold.data.omni_wordings import FIRST, SECOND, with_article
 from fourfold.data.shelf import filmed, pictured
-from fourfold.evals.omni.motion import WAYS
 from fourfold.evals.omni.subject import Prompt
 from fourfold.media.codec import Codec, CodecConfig
+from fourfold.media.motion import WAYS
 from fourfold.parts import MediaOutConfig
 from fourfold.text.tokenizer import Tokenizer
 

@@ -11,10 +11,10 @@ from fourfold.evals.omni.asking import other_names, worded
 from fourfold.evals.omni.classifier import SIDE, Judge, Linear, classified, features, grey, judges
 from fourfold.evals.omni.figures import accuracy, missing, ratio
 from fourfold.evals.omni.labels import affirmed, labelled
-from fourfold.evals.omni.motion import WAYS, velocity, way
 from fourfold.evals.omni.spread import nearest, relative_spread, share_closer, spread
 from fourfold.evals.omni.transcripts import audible, character_errors, edits
 from fourfold.evals.statistics import wilson
+from fourfold.media.motion import WAYS, region, velocity, way
 from tests.compare import assert_close
 
 WEARS = {name: other_names(name) for name in ("t-shirt/top", "shirt", "trouser", "ankle boot")}
@@ -128,6 +128,14 @@ def test_the_way_of_a_blob_is_measured(name: str) -> None:
     assert velocity(clip).tolist() == pytest.approx([x, y], abs=0.1)
     assert way(clip) == way((clip + noise).clamp(0, 255).to(torch.uint8)) == name
     assert way(clip.flip(0)) != name
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "name"), [(0, 0, "top left"), (11, 0, "top"), (22, 11, "right"), (11, 11, "middle"), (11, 22, "bottom")]
+)
+def test_where_a_blob_is(x: int, y: int, name: str) -> None:
+    clip = torch.stack([blob(11, 11), blob(x, y)])
+    assert (region(clip, 0), region(clip, -1)) == ("middle", name)
 
 
 def test_what_does_not_move_has_no_way() -> None:

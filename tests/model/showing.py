@@ -16,6 +16,7 @@ PATCH, BINS, FRAMES = 4, 5, 2
 MEDIA_IN = MediaInConfig(
     image_patch_size=PATCH, audio_mel_bins=BINS, audio_frames_per_token=FRAMES, image_longest=16, clip_longest=8, audio_window=3
 )
+WAVES = 3  # of places, for patches and codes
 TOWER = dict(
     tower_layers=2, audio_tower_layers=1, tower_hidden_size=16, tower_intermediate_size=20, tower_heads=2, tower_patch_size=2
 )
@@ -40,12 +41,19 @@ def flat() -> ModelConfig:
     return everything().but(media_in=MEDIA_IN, media_out=MEDIA_OUT)
 
 
+def placed() -> ModelConfig:
+    """`flat` with places in patches and codes, and a tower for pictures."""
+    tower = {name: value for name, value in TOWER.items() if name != "audio_tower_layers"}
+    media_in = MEDIA_IN.but(**tower, image_place_waves=WAVES)
+    return flat().but(media_in=media_in, media_out=MEDIA_OUT.but(code_place_waves=WAVES))
+
+
 def towered() -> ModelConfig:
     """Grouped queries and free streams, a tower for pictures and one for sound."""
     return grouped().but(media_in=MEDIA_IN.but(**TOWER), media_out=MEDIA_OUT, num_nextn_predict_layers=1)
 
 
-CONFIGS = {"flat": flat, "towered": towered}
+CONFIGS = {"flat": flat, "towered": towered, "placed": placed}
 
 
 def text(length: int, seed: int) -> Span:

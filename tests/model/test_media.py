@@ -206,6 +206,7 @@ def test_what_media_add_to_a_state_dict(model: Transformer) -> None:
     assert {name for name in added if not name.startswith("media.")} == {
         "code_embed.weight",
         "code_head",
+        *(["code_places.waves"] if model.code_places is not None else []),
         *(f"{name}.media_bias" for name, module in model.named_modules() if isinstance(module, Router) and module.balanced),
     }
 

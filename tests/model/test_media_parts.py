@@ -1,6 +1,7 @@
 """What media bring into the model, part by part: patches, towers, positions, codes, router biases, prediction, memory, files."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,14 @@ from fourfold.formats import ours
 from fourfold.media.spans import Span, join, patches_of
 from fourfold.modality import Modality
 from fourfold.model.inputs import Batch
-from fourfold.model.media import grids, windows
+from fourfold.model.media import windows
+from fourfold.model.places import Places, code_cells, patch_cells
 from fourfold.model.trace import Trace
 from fourfold.model.transformer import Transformer
 from tests.builders import build, grouped, random_tokens, token_classes
 from tests.compare import assert_close
 from tests.model import showing
-from tests.model.showing import BINS, CODES, CONFIGS, FRAMES, PATCH, WORDS, flat, story, towered
+from tests.model.showing import BINS, CODES, CONFIGS, FRAMES, PATCH, WORDS, flat, placed, story, towered
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
@@ -57,6 +59,9 @@ def test_vectors_begin_at_the_scale_of_embeddings(config) -> None:
     small = config().but(initializer_range=0.03)
     model = Transformer(small, token_classes(small)).init_weights(0).eval()
     vectors, table = look(model, story()), model.embed.weight
+    if small.media_in.image_place_waves:  # which come on top
+        assert 0.03 < vectors.square().mean().sqrt() < 0.06
+        return
     assert vectors.square().mean().sqrt() == pytest.approx(0.03, rel=0.02)
     assert vectors.square().mean(-1).sqrt().max() < 1.2 * table.square().mean().sqrt()
 
@@ -78,11 +83,13 @@ def test_flat_patches_have_no_company() -> None:
         assert_close(torch.cat(seen), look(model, whole))
 
 
-def test_grids_and_windows_follow_from_the_layout() -> None:
-    span = join([showing.picture(2, 3), showing.picture(1, 2), showing.text(1, 0), showing.clip(2, 2, 1), showing.sound(7)])
-    cells, sizes = grids(span.modality)
-    assert cells.tolist() == [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2], [0, 0], [0, 1], *[[0, 0], [1, 0]] * 2]
-    assert sizes == [6, 2, 2, 2]
+def test_cells_and_windows_follow_from_the_layout() -> None:
+    clips = [showing.clip(2, 2, 1), showing.clip(1, 1, 2)]
+    span = join([showing.picture(2, 3), showing.picture(1, 2), showing.text(1, 0), *clips, showing.sound(7)])
+    cells, sizes = patch_cells(span.modality)
+    pictures = [[0, 0, 0], [0, 0, 1], [0, 0, 2], [0, 1, 0], [0, 1, 1], [0, 1, 2], [0, 0, 0], [0, 0, 1]]
+    assert cells.tolist() == [*pictures, [0, 0, 0], [0, 1, 0], [1, 0, 0], [1, 1, 0], [0, 0, 0], [0, 0, 1]]
+    assert sizes == [6, 2, 2, 2, 2]
     places, lengths = windows(join([span, showing.sound(2)]).modality, 3)
     assert (places.tolist(), lengths) == ([0, 1, 2, 0, 1, 2, 0, 0, 1], [3, 3, 1, 2])
 
@@ -138,7 +145,7 @@ def test_plain_pictures_and_silence_are_numbers(model: Transformer, value: int) 
 
 
 def test_bf16_with_media(model: Transformer) -> None:
-    low = build(CONFIGS["flat" if model.config.media_in.tower_layers == 0 else "towered"]()).bfloat16()
+    low = build(model.config).bfloat16()
     batch, cache = low.batch([story()]), low.new_cache(1)
     assert batch.vectors.dtype == torch.bfloat16
     with torch.no_grad():
@@ -151,7 +158,7 @@ def test_bf16_with_media(model: Transformer) -> None:
 def test_where_gradients_go(model: Transformer) -> None:
     """Of the codes alone to their head; through the trunk to patches, to the codes that came, to words, and no others."""
     span = story()
-    out = model.train_forward(model.batch([span]))
+    out = model.train_forward(model.batch([span]), selection="dense")
     logits = torch.cat([model.logits(out.hidden)[-1], model.code_logits(out.hidden)[-1]])
     model.zero_grad()
     logits.logsumexp(-1).backward()
@@ -197,8 +204,12 @@ def vars_of(batch: Batch) -> dict:
 def test_codes_have_a_table_and_a_head_of_their_own(model: Transformer) -> None:
     batch = model.batch([join([showing.text(2, 1), showing.drawing(2, 2)])])
     drawn = batch.modality == Modality.DRAWN
-    embedded = model.embedded(batch)
-    assert torch.equal(embedded[drawn], model.code_embed.weight[batch.tokens[drawn]])
+    context = model.context(batch, None, None, "sparse")
+    embedded = model.embedded(batch, context)
+    codes = model.code_embed.weight[batch.tokens[drawn]]
+    if model.code_places is not None:
+        codes = codes + model.code_places(torch.tensor([[0, row, column] for row in range(2) for column in range(2)]))
+    assert torch.equal(embedded[drawn], codes)
     assert torch.equal(embedded[~drawn], model.embed.weight[batch.tokens[~drawn]])
     with torch.no_grad():
         hidden = model.trunk(batch)
@@ -288,13 +299,13 @@ def test_prediction_embeds_what_comes_next_as_the_trunk_does(model: Transformer)
     batch = model.batch(rows)
     with torch.no_grad():
         model.train_forward(batch)
-        whole = model.embedded(batch)
+        whole = model.embedded(batch, model.context(batch, None, None, "sparse"))
     for depth, embedded in enumerate(given, 1):
         start = 0
         for row in rows:
             known = len(row) - depth
             assert torch.equal(embedded[start : start + known], whole[start + depth : start + len(row)])
-            assert torch.equal(embedded[start + known : start + len(row)], model.embed.weight[:1].expand(depth, -1))
+            assert not embedded[start + known : start + len(row)].any()
             start += len(row)
     assert len(given) == model.config.num_nextn_predict_layers > 0
     for hook in hooks:
@@ -403,15 +414,9 @@ def test_documents_and_lengths_of_rows() -> None:
 
 
 def test_shifted_by_hand() -> None:
-    rows = [join([showing.text(1, 1), showing.sound(2)]), showing.sound(1).cut(1, 3)]
-    vectors = torch.arange(3.0)[:, None]
-    batch = Batch.from_spans(rows, vectors)
-    shifted = batch.shifted()
-    assert shifted.modality.tolist() == [0, 3, 3, 0, 0, 0, 0]
-    assert shifted.tokens.tolist() == [*batch.tokens[1:5].tolist(), 0, batch.tokens[6], 0]
-    assert shifted.vectors[:, 0].tolist() == [0.0, 1.0], "the vector at the start of the second row has gone"
-    assert shifted.shifted().vectors[:, 0].tolist() == [0.0, 1.0]
-    assert torch.equal(shifted.positions, batch.positions)
+    batch = Batch.from_spans([showing.text(3, 1), showing.text(1, 2), showing.text(2, 3)])
+    shifted = batch.shifted(torch.arange(1.0, 7)[:, None].expand(-1, 2))
+    assert shifted[:, 0].tolist() == shifted[:, 1].tolist() == [2.0, 3.0, 0.0, 0.0, 6.0, 0.0]
 
 
 def test_a_text_model_ignores_what_modalities_say() -> None:
@@ -420,3 +425,43 @@ def test_a_text_model_ignores_what_modalities_say() -> None:
     batch = Batch.from_tokens(random_tokens(1, 9))
     marked = Batch(**{**vars_of(batch), "modality": torch.ones(9, dtype=torch.uint8)})
     assert torch.equal(last_hidden(model, marked), last_hidden(model, batch))
+
+
+# Places
+
+
+def test_places_by_hand() -> None:
+    """Cosines of frame, row and column, then sines; places of one wavelength apart are told by the longer ones."""
+    places = Places(2, 5)
+    with torch.no_grad():
+        places.waves.normal_()
+    cell = torch.tensor([[1, 2, 3]])
+    angles = torch.tensor([x * 2 * math.pi / length for x in (1.0, 2.0, 3.0) for length in (2, 4)])
+    assert_close(places(cell)[0], places.waves @ torch.cat([angles.cos(), angles.sin()]) / 3)
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 7])
+def test_cells_of_codes_in_chunks(size: int) -> None:
+    """Counted from the first code of their own drawing, however a sequence is cut and wherever it stands."""
+    model = build(placed())
+    span = join([showing.text(3, 1), showing.drawing(2, 3), showing.text(1, 2), showing.film(2, 1, 2), showing.drawing(1, 2)])
+    batch, cache, found = model.batch([span]), model.new_cache(1), []
+    for start in range(0, len(span), size):
+        part = batch.cut(start, start + size)
+        found.append(code_cells(part, model.context(part, cache, None, "sparse")))
+    drawing = [[0, 0, 0], [0, 0, 1], [0, 0, 2], [0, 1, 0], [0, 1, 1], [0, 1, 2]]
+    assert torch.cat(found).tolist() == [*drawing, [0, 0, 0], [0, 0, 1], [1, 0, 0], [1, 0, 1], [0, 0, 0], [0, 0, 1]]
+
+
+def test_cells_of_codes_in_packed_documents() -> None:
+    model, rows = build(placed()), [[showing.text(3, 1), showing.drawing(2, 1)], [showing.drawing(1, 2), showing.drawing(1, 1)]]
+    batch = model.batch(rows)
+    cells = code_cells(batch, model.context(batch, None, None, "sparse"))
+    assert cells.tolist() == [[0, 0, 0], [0, 1, 0], [0, 0, 0], [0, 0, 1], [0, 0, 0]]
+
+
+def test_equal_patches_differ_by_their_places() -> None:
+    white = torch.full((3, 3, 2 * PATCH, 2 * PATCH), 255, dtype=torch.uint8)
+    clip = showing.spans.clip(white, [0.0, 0.125, 0.25], WORDS, PATCH)
+    assert look(build(placed()), clip).unique(dim=0).shape[0] == 3 * 2 * 2
+    assert look(build(flat()), clip).unique(dim=0).shape[0] == 1

@@ -18,9 +18,9 @@ from fourfold.evals.omni.asking import hashed, worded
 from fourfold.evals.omni.drawing import BASELINE, by_frequency, through
 from fourfold.evals.omni.figures import accuracy, missing
 from fourfold.evals.omni.labels import labelled
-from fourfold.evals.omni.motion import WAYS, way
 from fourfold.evals.omni.subject import Subject
 from fourfold.media.codec import Codec
+from fourfold.media.motion import WAYS, way
 from fourfold.media.spans import FILM_RATE
 
 SIDE, FRAMES = 32, 8  # pixels and frames of a clip

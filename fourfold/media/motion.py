@@ -23,6 +23,14 @@ def way(clip: Tensor) -> str | None:
     return WAYS[int((towards @ speed).argmax())]
 
 
+def region(clip: Tensor, frame: int) -> str:
+    """In which of nine parts of a frame the thing that moves stands: "top left", "right", "middle"."""
+    height, width = clip.shape[-2:]
+    x, y = centre(clip)[frame].tolist()
+    row, column = (("top", "", "bottom")[_third(y, height)], ("left", "", "right")[_third(x, width)])
+    return " ".join(filter(None, (row, column))) or "middle"
+
+
 def velocity(clip: Tensor) -> Tensor:
     """Pixels a frame to the right and downwards, fp64 [2]."""
     centres = centre(clip)
@@ -43,6 +51,11 @@ def centre(clip: Tensor) -> Tensor:
     x = (weights.sum(1) @ torch.arange(width, dtype=torch.float64)) / mass
     y = (weights.sum(2) @ torch.arange(height, dtype=torch.float64)) / mass
     return torch.stack([x, y], 1)
+
+
+def _third(place: float, length: int) -> int:
+    """0, 1 or 2: in which third of a side the middle of a pixel lies."""
+    return min(int(3 * (place + 0.5) / length), 2)
 
 
 def _vector(name: str) -> tuple[float, float]:
