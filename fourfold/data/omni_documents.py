@@ -85,12 +85,12 @@ class Documents:
             self._question(script, draw, item, [item], *self._caption(draw, item))
 
     def _talk(self, script: Script, draw: Draw, item: Item) -> None:
-        """Two to four questions about one and the same."""
+        """Two to four questions about one and the same, none of a kind that was asked before."""
         kinds = [self._caption, self._compared]
         if item.details.get("motion"):
             kinds += [self._motion, self._where, self._where]
-        for turn in range(2 + draw.below(3)):
-            asked, told = draw.pick(kinds)(draw, item)
+        for turn, ask in enumerate(draw.some(kinds, min(2 + draw.below(3), len(kinds)))):
+            asked, told = ask(draw, item)
             if turn == 0:
                 self._question(script, draw, item, [item], asked, told)
             else:

@@ -193,8 +193,8 @@ def played(samples: Tensor, speed: float) -> Tensor:
 
 
 def coloured(mel: Tensor, timbre: Sequence[float]) -> Tensor:
-    """mel [T, bins] as another throat, room or microphone would colour it: waves over the bins of 0, 1, 2 ... half turns are added,
-    so high."""
+    """mel [T, bins] as another throat, room or microphone would colour it: `timbre` is how high the waves over the bins are that
+    are added to every frame, of 0, 1, 2 ... half turns."""
     bins = torch.arange(mel.shape[1]) + 0.5
     waves = [height * torch.cos(torch.pi * turns / mel.shape[1] * bins) for turns, height in enumerate(timbre)]
     return mel + torch.stack(waves).sum(0) if waves else mel

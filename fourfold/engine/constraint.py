@@ -7,6 +7,7 @@ to the API means as a grammar is in server/tools.py, how a chat format writes ca
 """
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from typing import Any, Self
 from weakref import WeakKeyDictionary
 
@@ -21,7 +22,7 @@ from fourfold.text.tokenizer import Tokenizer, sound
 
 
 class Constraint:
-    """Where one answer stands in its grammar. A fresh one for each answer; one thread at a time.
+    """Where one answer stands in its grammar. A fresh one, or a `copy`, for each answer; one thread at a time.
 
     grammar: Lark as llguidance writes it; after: the id of the token that ends the thoughts, before which all is free but the end
     of the answer; opening: the id of the token that may open thoughts as the very first one, where the prompt did not.
@@ -67,6 +68,12 @@ class Constraint:
         if not texts or not all(isinstance(text, str) and text for text in texts):
             raise ConfigError(f"{where}: give a list of one text or more, none of them empty")
         return cls.lark(tokenizer, "start: " + " | ".join(map(literal, texts)), where)
+
+    def copy(self) -> Self:
+        """Another that stands at the same place, for another answer: the grammar, which takes its time, is not read again."""
+        made = copy(self)
+        made._matcher = self._matcher.deep_copy()
+        return made
 
     @property
     def may_end(self) -> bool:

@@ -22,7 +22,7 @@ class Prefixes:
     def fetch(self, seat: Seat, namespace: str) -> tuple[Cache, str | None]:
         """A cache that has seen the longest stored beginning of a sequence, and why it is no longer.
 
-        At least one token is left to be read, and no part of a picture: a tower looks at all of it.
+        At least one token is left to be read, and no part of a picture or clip: patches depend on the whole (see `contents`).
         """
         whole = seat.whole()
         seat.contents = contents(whole)

@@ -44,7 +44,8 @@ def advance(model: Transformer, cache: Cache, batch: Batch, selection: str = "sp
 def contents(span: Span) -> list[Hashable]:
     """What stands at each place, to be compared: equal beginnings of two lists give equal states.
 
-    A token is itself. A patch is known by all of what is read together with it, since a tower lets patches see each other.
+    A token is itself. A patch is known by all of what is read together with it: a tower lets patches see each other, and frames of
+    a clip are counted from its first.
     """
     if not bool(span.modality.any()):
         return span.tokens.tolist()
@@ -57,14 +58,15 @@ def contents(span: Span) -> list[Hashable]:
 
 
 def shown(modality: Tensor) -> list[tuple[int, int]]:
-    """Places [start, stop) of each picture, frame or sound that is read, the ends of its rows included.
+    """Places [start, stop) of each picture, clip or sound that is read, what stands between its rows and frames included.
 
-    Rows are one token apart, pictures and frames further (media/spans.py).
+    Rows are one token apart, frames of a clip two, and what is not of one thing further (media/spans.py).
     """
     places = is_read(modality).nonzero()[:, 0]
     if not len(places):
         return []
-    breaks = (places.diff() > 2).nonzero()[:, 0] + 1
+    filmed = modality[places] == Modality.VIDEO
+    breaks = (places.diff() > torch.where(filmed[1:] & filmed[:-1], 3, 2)).nonzero()[:, 0] + 1
     return [(int(part[0]), int(part[-1]) + 1) for part in places.tensor_split(breaks.tolist())]
 
 
@@ -87,7 +89,7 @@ class Sequence:
         return len(self.seen)
 
     def rewind(self, prompt: Prompt) -> Span:
-        """Forget what is not a beginning of `prompt`; returns the rest of it, at least one token and no part of a picture."""
+        """Forget what is not a beginning of `prompt`; returns the rest, at least one token, beginning inside no picture or clip."""
         span = span_of(prompt)
         wanted = contents(span)
         pairs = zip(self.seen, wanted[:-1], strict=False)

@@ -97,7 +97,10 @@ class Batch:
         )
 
     def cut(self, start: int, stop: int) -> "Batch":
-        """The places [start, stop) of a batch of one sequence, with the vectors that belong to them."""
+        """The places [start, stop) of a batch of one sequence, with the vectors that belong to them.
+
+        Codes tell their places by what came before them: what is cut off in front has to stand in the cache.
+        """
         if self.sequences != 1:
             raise ValueError(f"only a batch of one sequence can be cut, this one has {self.sequences}")
         fields = {name: getattr(self, name)[..., start:stop] for name in ("tokens", "positions", "modality", "documents")}
@@ -108,9 +111,8 @@ class Batch:
 
     def shifted(self, x: Tensor) -> Tensor:
         """x [N, ...] of the batch's places: each has what belongs to the next one of its sequence, and the last of them zeros."""
-        ahead = torch.zeros_like(self.pad(x))
-        ahead[:, :-1] = self.pad(x)[:, 1:]
-        return self.unpad(ahead)
+        padded = self.pad(x)
+        return self.unpad(torch.cat([padded[:, 1:], torch.zeros_like(padded[:, :1])], 1))
 
     def to(self, device: torch.device) -> "Batch":
         """All of it on a device."""

@@ -3,12 +3,11 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fourfold.engine.canvas import Drawing
-from fourfold.engine.constraint import Constraint
 from fourfold.engine.engine import Engine, Stream
 from fourfold.engine.prompts import prompt_of
 from fourfold.engine.request import Chosen, EngineBusy, Piece, Request, Usage
@@ -215,14 +214,11 @@ def _requests(served: Served, ask: Ask, chat: ChatFormat, thinking: bool, limits
     )
     drawing = ask.drawing or Drawing(begin="draw" in served.can)
 
-    def constraint() -> Constraint | None:
-        asked = ask.tools, ask.tool_choice, ask.response_format, opened
-        return constraint_of(chat, served.tokenizer, *asked, parallel=ask.parallel, thinking=thinking, begun=_begun(ask.messages))
-
+    asked = ask.tools, ask.tool_choice, ask.response_format, opened
+    bound = constraint_of(chat, served.tokenizer, *asked, parallel=ask.parallel, thinking=thinking, begun=_begun(ask.messages))
     after, opening = thoughts_of(chat, served.tokenizer, opened, thinking)
     told: dict[str, Any] = {"logprobs": ask.logprobs, "namespace": ask.origin.namespace, "after": after, "opening": opening}
-    places = range(ask.n)
-    return [Request(prompt, seeded(ask.sampling, place), drawing, constraint(), **told) for place in places], opened
+    return [Request(prompt, seeded(ask.sampling, i), drawing, bound and bound.copy(), **told) for i in range(ask.n)], opened
 
 
 def _begun(messages: list[dict[str, Any]]) -> str:
@@ -237,15 +233,17 @@ def seeded(sampling: Sampling, place: int) -> Sampling:
     return sampling if sampling.seed is None else replace(sampling, seed=sampling.seed + place)
 
 
-def sampling_of(settings: Settings, tokens: int | None, field: str = "max_tokens", **given: Any) -> Sampling:
-    """Sampling from what a request gives, None standing for the default; the API's temperature is 1.
+def sampling_of(
+    settings: Settings, usual: Mapping[str, float], tokens: int | None, field: str = "max_tokens", **given: Any
+) -> Sampling:
+    """Sampling from what a request gives, None standing for what is `usual` with the model, else the API's temperature of 1.
 
     `field` names the one that holds the most tokens of the answer. Raises ConfigError for a value out of range.
     """
     if tokens is not None and settings.most_tokens is not None and tokens > settings.most_tokens:
         raise bad(field, f"is {tokens}; this server gives at most {settings.most_tokens}")
     most = tokens if tokens is not None else min(settings.answer_tokens, settings.most_tokens or settings.answer_tokens)
-    return Sampling(**{"temperature": 1.0, **{k: v for k, v in given.items() if v is not None}, "max_tokens": most})
+    return Sampling(**{"temperature": 1.0, **usual, **{k: v for k, v in given.items() if v is not None}, "max_tokens": most})
 
 
 def _reader(served: Served, chat: ChatFormat | None, opened: bool) -> Say:
@@ -259,6 +257,9 @@ def _reader(served: Served, chat: ChatFormat | None, opened: bool) -> Say:
         return next(read)[1]
 
     return say
+
+
+OURS = "prompt_cache_hit_tokens", "prompt_cache_miss_tokens", "timing", "cost", "currency"  # in `usage`, beside what others have
 
 
 def usage_of(replies: list[Reply], answers: int = 1) -> dict[str, Any]:
@@ -280,7 +281,7 @@ def usage_of(replies: list[Reply], answers: int = 1) -> dict[str, Any]:
             "first_token_seconds": min(firsts, default=None),
             "seconds": max(reply.seconds for reply in replies),
         },
-        "cost": replies[0].bill.cost(),
+        **replies[0].bill.price(),
     }
 
 

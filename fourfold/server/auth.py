@@ -3,7 +3,6 @@
 Where no key was ever made the server is open to whoever reaches it, which it lets be only this machine (`check_exposure`).
 """
 
-import hashlib
 import ipaddress
 from urllib.parse import urlsplit
 
@@ -13,7 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fourfold.errors import ConfigError
 from fourfold.server.errors import ApiError
-from fourfold.server.keys import Key
+from fourfold.server.keys import Key, digest
 from fourfold.server.ledger import Ledger
 from fourfold.server.models import Serving
 from fourfold.server.settings import Settings
@@ -100,8 +99,3 @@ def is_local(host: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def digest(secret: str) -> str:
-    """What is kept of a secret; it has 128 bits of chance in it, so a plain hash does."""
-    return hashlib.sha256(secret.encode("utf-8", "replace")).hexdigest()

@@ -67,8 +67,8 @@ class Bill:
     def __init__(self, origin: Origin, charge: "Charge | None", answers: int) -> None:
         self.origin, self.charge, self.answers = origin, charge, answers
         self.replies: list[Reply] = []
-        self.counted: tuple[int, int, int] | None = None  # tokens, where another server made the answer
-        self._open, self._is_noted = 0, False
+        self.counted: tuple[int, int, int] | None = None  # tokens, where another server made the answer: see `count`
+        self._open, self._is_noted, self._is_counted_whole = 0, False, False
         self._tasks = set[asyncio.Task[None]]()
         if origin.bills is not None:
             origin.bills.append(self)
@@ -94,6 +94,10 @@ class Bill:
             self._is_noted = True
             self._work(self._note(self.charge))
 
+    def count(self, tokens: tuple[int, int, int], whole: bool) -> None:
+        """What an answer of another server took, as `tokens` has it; `whole` unless the client left before its end."""
+        self.counted, self._is_counted_whole = tokens, whole
+
     def tokens(self) -> tuple[int, int, int]:
         """Of prompts, found in the prefix store and not, and of answers."""
         if self.counted is not None:
@@ -113,12 +117,15 @@ class Bill:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def cost(self) -> float | None:
-        """In whole units of the currency, as of now; None without a ledger."""
-        return None if self.charge is None else float(self.charge.cost(*self.tokens()).amount)
+    def price(self) -> dict[str, Any]:
+        """The cost as of now, in whole units, and of which currency; None without a ledger."""
+        cost = None if self.charge is None else self.charge.cost(*self.tokens())
+        return {"cost": cost and float(cost.amount), "currency": cost and cost.currency}
 
     def is_whole(self) -> bool:
         """Whether all that was asked for is made."""
+        if self.counted is not None:
+            return self._is_counted_whole
         return bool(self.replies) and all(reply.finish_reason is not None for reply in self.replies)
 
     async def finish(self, answer: StoredAnswer | None) -> None:
@@ -128,7 +135,7 @@ class Bill:
         failed = not (self.replies or self.counted) or any(
             reply.error is not None and reply.error.status >= 500 for reply in self.replies
         )
-        status = FAILED if failed else FINISHED if self.is_whole() or self.counted else CANCELLED
+        status = FAILED if failed else FINISHED if self.is_whole() else CANCELLED
         await run_in_threadpool(self.charge.finish, *self.tokens(), status, answer if status == FINISHED else None)
 
 

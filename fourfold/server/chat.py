@@ -23,7 +23,7 @@ from fourfold.server.logprobs import chat_logprobs
 from fourfold.server.media import Intake
 from fourfold.server.models import Served, Serving, serving_of
 from fourfold.server.sse import DONE, JSON, EventStream, data, watched, whole
-from fourfold.text.chats import CallArguments, CallStarted, Content, DrawingFinished, Event, Reasoning
+from fourfold.text.chats import CallArguments, CallStarted, Content, DrawingBegun, DrawingFinished, Event, Reasoning
 
 router = APIRouter(tags=["chat"])
 
@@ -54,12 +54,12 @@ async def _begun(serving: Serving, served: Served, body: ChatBody, request: Requ
         response_format=body.response_format,
         thinking=body.thinks(),
         effort=body.reasoning_effort,
-        sampling=body.sampling(serving.settings),
+        sampling=body.sampling(serving.settings, served.usual),
         n=body.n or 1,
         logprobs=body.likeliest(),
     )
     if "thinking" in served.can and thinks(served, ask):
-        ask.sampling = replace(ask.sampling, **PLAIN)
+        ask.sampling = replace(ask.sampling, **{name: served.usual.get(name, value) for name, value in PLAIN.items()})
     return await begin(serving, served, ask)
 
 
@@ -136,6 +136,8 @@ class Answer:
                 return {"tool_calls": [{"index": index} | _call(name)]}
             case CallArguments(index, text):
                 return {"tool_calls": [{"index": index, "function": {"arguments": text}}]}
+            case DrawingBegun(grid):  # an extension: it may take a while
+                return {"drawing": {"grid": grid}}
             case DrawingFinished():
                 return {"images": [await asyncio.to_thread(part_of, event, self.served.model)]}
         return None

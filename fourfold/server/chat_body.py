@@ -1,5 +1,6 @@
 """The body of /v1/chat/completions, field by field."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -138,10 +139,10 @@ class ChatBody(SampledBody):
         options = self.chat_template_kwargs or TemplateOptions()
         return options.enable_thinking if options.enable_thinking is not None else options.thinking
 
-    def sampling(self, settings: Settings) -> Sampling:
-        """How the answer is drawn. Raises what `sampling_of` raises."""
+    def sampling(self, settings: Settings, usual: Mapping[str, float]) -> Sampling:
+        """How the answer is drawn, `usual` where the request does not say. Raises what `sampling_of` raises."""
         field = "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
-        return sampling_of(settings, getattr(self, field), field, **self.sampled())
+        return sampling_of(settings, usual, getattr(self, field), field, **self.sampled())
 
     def likeliest(self) -> int | None:
         """How many likeliest tokens to report. Raises ApiError for top_logprobs without logprobs."""

@@ -89,7 +89,7 @@ async def completions(body: CompletionBody, request: Request) -> Response:
 
 async def _begun(serving: Serving, served: Served, body: CompletionBody, prompts: list[list[int]], request: Request) -> list[Reply]:
     origin, n = origin_of(request, body.user_id), body.n or 1
-    sampling = sampling_of(serving.settings, body.max_tokens or 1, **body.sampled())
+    sampling = sampling_of(serving.settings, served.usual, body.max_tokens or 1, **body.sampled())
     scored = body.logprobs if body.echo else None
     requests = [
         Asked(prompt, seeded(sampling, place), Drawing(begin=False), None, body.logprobs, scored, origin.namespace)

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from fourfold.engine.canvas import pixels_of
 from fourfold.engine.layout import Grid
-from fourfold.server.asking import Reply, submit, usage_of
+from fourfold.server.asking import OURS, Reply, submit, usage_of
 from fourfold.server.billing import Origin, origin_of
 from fourfold.server.chat_body import UserId
 from fourfold.server.drawing import grid_of, pixels_said, requests, sizes_of
@@ -139,5 +139,5 @@ def usage(replies: list[Reply]) -> dict[str, Any]:
         "input_tokens_details": {"text_tokens": prompt, "image_tokens": 0},
         "output_tokens": said,
         "output_tokens_details": {"text_tokens": 0, "image_tokens": said},
-        **{name: found[name] for name in ("total_tokens", "prompt_cache_hit_tokens", "prompt_cache_miss_tokens", "timing", "cost")},
+        **{name: found[name] for name in ("total_tokens", *OURS)},
     }

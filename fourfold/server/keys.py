@@ -37,7 +37,7 @@ class Keys:
             raise FourfoldError(f"NAME: {name[:100]!r} is no name; give 1 to 100 printable characters")
         label = f"ff-{secrets.token_hex(4)}"
         secret = f"{label}-{secrets.token_urlsafe(32)}"
-        values = {"name": name, "label": label, "digest": _digest(secret), "created": moment(now())}
+        values = {"name": name, "label": label, "digest": digest(secret), "created": moment(now())}
         try:
             with writing(self.database) as connection:
                 connection.execute(insert(KEYS).values(**values))
@@ -51,7 +51,7 @@ class Keys:
             return None
         with reading(self.database) as connection:
             row = connection.execute(select(KEYS).where(KEYS.c.label == secret[:11])).one_or_none()
-        if row is None or not hmac.compare_digest(row.digest, _digest(secret)) or row.revoked:
+        if row is None or not hmac.compare_digest(row.digest, digest(secret)) or row.revoked:
             return None
         return Key(row.id, row.name)
 
@@ -86,8 +86,9 @@ class Keys:
             ]
 
 
-def _digest(secret: str) -> str:
-    return hashlib.sha256(secret.encode()).hexdigest()
+def digest(secret: str) -> str:
+    """What is kept of a secret; it has 128 bits of chance in it or more, so a plain hash does."""
+    return hashlib.sha256(secret.encode("utf-8", "replace")).hexdigest()
 
 
 def _named(connection: Connection, name: str) -> Row:

@@ -85,7 +85,7 @@ def _ask(serving: Serving, served: Served, body: Prompted, origin: Origin) -> As
 async def _begun(serving: Serving, served: Served, body: MessagesBody, origin: Origin) -> "_Making":
     """The question put to the engine."""
     ask = await asyncio.to_thread(_ask, serving, served, body, origin)
-    ask.sampling = body.sampling(serving.settings)
+    ask.sampling = body.sampling(serving.settings, served.usual)
     with named(NAMES):
         [reply] = await begin(serving, served, ask)
     return _Making(served, body, reply)

@@ -1,5 +1,6 @@
 """The bodies of /v1/messages and /v1/messages/count_tokens, field by field."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
@@ -130,7 +131,7 @@ class MessagesBody(Prompted):
     top_p: float | None = Field(None, gt=0, le=1)
     top_k: int | None = Field(None, ge=0)
 
-    def sampling(self, settings: Settings) -> Sampling:
-        """How the answer is drawn. Raises what `sampling_of` raises."""
+    def sampling(self, settings: Settings, usual: Mapping[str, float]) -> Sampling:
+        """How the answer is drawn, `usual` where the request does not say. Raises what `sampling_of` raises."""
         given = {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k, "stop": self.stop_sequences}
-        return sampling_of(settings, self.max_tokens, **given)
+        return sampling_of(settings, usual, self.max_tokens, **given)

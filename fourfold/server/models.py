@@ -1,6 +1,7 @@
 """What a server serves: models by name, names passed on to other servers, and what all handlers share."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -40,6 +41,11 @@ class Served:
     @property
     def tokenizer(self) -> Tokenizer:
         return self.model.tokenizer
+
+    @property
+    def usual(self) -> Mapping[str, float]:
+        """How its folder would have answers drawn, where a request does not say."""
+        return self.tokenizer.settings.sampling
 
     def speaker(self) -> ChatFormat:
         """Its chat format. Raises ApiError for a model that has none."""

@@ -49,6 +49,10 @@ def split(name: str) -> tuple[str, str]:
 
 
 def _served(name: str, model: "Transformer", settings: Settings) -> Served:
+    try:
+        Sampling(**model.tokenizer.settings.sampling)
+    except ConfigError as error:
+        raise ConfigError(f"{name}: generation_config.json: {error}") from None
     engine = Engine(
         model,
         most_running=settings.most_running,

@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from fourfold.server.asking import Ask, Reply, begin, usage_of
+from fourfold.server.asking import OURS, Ask, Reply, begin, usage_of
 from fourfold.server.billing import origin_of
 from fourfold.server.errors import ApiError
 from fourfold.server.logprobs import chat_logprobs
@@ -78,7 +78,7 @@ async def _begun(serving: Serving, served: Served, body: ResponseBody, request: 
         parallel=body.parallel_tool_calls is not False,
         response_format=body.text.response_format() if body.text else None,
         effort=body.reasoning.effort if body.reasoning else None,
-        sampling=body.sampling(serving.settings),
+        sampling=body.sampling(serving.settings, served.usual),
         logprobs=body.likeliest(),
     )
     with named(NAMES):
@@ -172,7 +172,7 @@ def usage(reply: Reply) -> dict[str, Any]:
         "input_tokens_details": found["prompt_tokens_details"] | {"cache_write_tokens": 0},
         "output_tokens": found["completion_tokens"],
         "output_tokens_details": found["completion_tokens_details"],
-        **{name: found[name] for name in ("total_tokens", "prompt_cache_hit_tokens", "prompt_cache_miss_tokens", "timing", "cost")},
+        **{name: found[name] for name in ("total_tokens", *OURS)},
     }
 
 

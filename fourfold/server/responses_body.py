@@ -1,5 +1,6 @@
 """The body of /v1/responses, field by field."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -85,11 +86,11 @@ class ResponseBody(Body):
     background: Literal[False] | None = Field(None, description="Responses are made while the client waits.")
     user_id: UserId | None = Field(None, description="Prefixes are shared between requests of one user_id only.")
 
-    def sampling(self, settings: Settings) -> Sampling:
-        """How the answer is drawn. Raises what `sampling_of` raises."""
+    def sampling(self, settings: Settings, usual: Mapping[str, float]) -> Sampling:
+        """How the answer is drawn, `usual` where the request does not say. Raises what `sampling_of` raises."""
         seed = None if self.seed is None else self.seed % 2**62
         given = {"temperature": self.temperature, "top_p": self.top_p, "seed": seed}
-        return sampling_of(settings, self.max_output_tokens, "max_output_tokens", **given)
+        return sampling_of(settings, usual, self.max_output_tokens, "max_output_tokens", **given)
 
     def likeliest(self) -> int | None:
         """How many likeliest tokens to report."""

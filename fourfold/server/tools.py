@@ -32,7 +32,7 @@ def constraint_of(
     thinking: bool = False,
     begun: str = "",
 ) -> Constraint | None:
-    """The constraint of one answer, a fresh one each time; None where nothing is asked of it.
+    """The constraint of one answer, at its beginning; None where nothing is asked of it.
 
     tools, tool_choice, response_format and parallel (parallel_tool_calls) as in OpenAI's API; opened: the prompt ends in open
     thoughts; thinking: the model may open them itself; begun: what the prompt already holds of the answer. Raises ConfigError or

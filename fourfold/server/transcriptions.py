@@ -131,12 +131,12 @@ class Answer:
             "input_tokens": found["prompt_tokens"],
             "input_token_details": {"audio_tokens": sound, "text_tokens": found["prompt_tokens"] - sound},
             "output_tokens": found["completion_tokens"],
-            **{name: found[name] for name in ("total_tokens", "timing", "cost")},
+            **{name: found[name] for name in ("total_tokens", "timing", "cost", "currency")},
         }
 
     def _listen(self, serving: Serving, namespace: str) -> None:
         """The sound as questions, one for each stretch."""
-        sampling = sampling_of(serving.settings, None, temperature=self.body.temperature or 0.0)
+        sampling = sampling_of(serving.settings, {}, None, temperature=self.body.temperature or 0.0)
         logprobs = 0 if self.body.include or self.body.response_format == "verbose_json" else None
         sizes, tokenizer = self.served.model.config.media_in, self.served.tokenizer
         try:

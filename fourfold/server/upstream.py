@@ -11,6 +11,7 @@ from fastapi import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fourfold.server.billing import Bill, Repeated, open_bill, origin_of
+from fourfold.server.counting import Count
 from fourfold.server.errors import ApiError, api_error
 from fourfold.server.idempotency import response_of
 from fourfold.server.models import Serving, Upstream
@@ -18,7 +19,6 @@ from fourfold.server.settings import Remote
 from fourfold.server.sse import gone
 
 PATHS = re.compile(r"/v1(/[a-z_]{1,30}){1,3}")  # where requests are passed on to: nothing that climbs, or ends the path
-TAIL = 16384  # bytes at the end of an answer in which its usage is looked for
 
 
 class PassThrough:
@@ -30,6 +30,9 @@ class PassThrough:
         self.client = httpx.AsyncClient(follow_redirects=False, trust_env=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            async with self.client:  # closed when the server stops
+                return await self.app(scope, receive, send)
         asked = _asked(scope) if self.names and scope["type"] == "http" else {}
         name = asked.get("model")
         if not isinstance(name, str) or name not in self.names:
@@ -62,6 +65,8 @@ class PassThrough:
             if started.is_set():
                 raise  # the connection is dropped, so that the client knows the answer is not whole
             raise _mapped(error, upstream) from error
+        except TimeoutError:
+            pass  # the client reads no more
         finally:
             for task in tasks:
                 task.cancel()
@@ -70,7 +75,7 @@ class PassThrough:
     async def _exchange(
         self, upstream: Upstream, scope: Scope, send: Send, asked: dict[str, Any], bill: Bill, started: asyncio.Event
     ) -> None:
-        remote, tail = upstream.remote, b""
+        remote = upstream.remote
         url = remote.base_url.rstrip("/") + scope["path"].removeprefix("/v1")
         times = httpx.Timeout(remote.read_seconds, connect=remote.connect_seconds)
         body = json.dumps(asked | {"model": remote.model or upstream.name}).encode()
@@ -81,27 +86,19 @@ class PassThrough:
             headers = [(b"content-type", kind.encode()), (b"cache-control", b"no-cache")]
             started.set()
             await send({"type": "http.response.start", "status": answer.status_code, "headers": headers})
-            async for chunk in answer.aiter_bytes():
-                tail = (tail + chunk)[-TAIL:]
-                async with asyncio.timeout(self.serving.settings.write_seconds):
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
-            bill.counted = used(tail) if answer.status_code < 400 else None  # what failed may be tried again
+            count, refused = Count(upstream.name, asked, kind.startswith("text/event-stream")), answer.status_code >= 400
+            try:
+                async for chunk in answer.aiter_bytes():
+                    count.add(chunk)
+                    async with asyncio.timeout(self.serving.settings.write_seconds):
+                        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            except (asyncio.CancelledError, TimeoutError):  # the client has gone, and what came until then was made for it
+                if not refused:
+                    bill.count(count.tokens(whole=False), whole=False)
+                raise
+            if not refused:  # else it may be tried again
+                bill.count(count.tokens(whole=True), whole=True)
             await send({"type": "http.response.body", "body": b""})
-
-
-def used(tail: bytes) -> tuple[int, int, int]:
-    """Tokens of the prompt (cached there, and not) and of the answer, as the end of an answer says; zeros where it does not."""
-    text, usage = tail.decode("utf-8", "replace"), dict[str, Any]()
-    place = len(text)
-    while not usage and (place := text.rfind('"usage"', 0, place)) >= 0:
-        try:
-            found, _ = json.JSONDecoder().raw_decode(text[place + len('"usage"') :].lstrip(" :"))
-        except ValueError:
-            continue
-        usage = found if isinstance(found, dict) else {}
-    prompt, said = (usage.get(name) or 0 for name in ("prompt_tokens", "completion_tokens"))
-    hit = usage.get("prompt_cache_hit_tokens") or (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
-    return hit, prompt - hit, said
 
 
 def _asked(scope: Scope) -> dict[str, Any]:

@@ -12,16 +12,19 @@ from typing import Any
 
 from fourfold.errors import DataError
 
+GENERATION = "generation_config.json"
 # Small text files that belong to the tokenizer: saving a checkpoint again writes them as they were.
-KEPT = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "generation_config.json")
+KEPT = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", GENERATION)
+SAMPLED = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 
 @dataclass(frozen=True)
 class TextSettings:
     """Facts about the text of a published checkpoint; None where the folder does not say.
 
-    `template` is the Jinja chat template, `bos` and `eos` are token strings, `end_ids` the ids that generation_config.json ends
-    an answer at, `encoder` the source of the Python encoder that folders without a template ship, `files` the files as they were.
+    `template` is the Jinja chat template, `bos` and `eos` are token strings; of generation_config.json `end_ids` are the ids that
+    end an answer, and `sampling` is how it would have answers drawn (fields of SAMPLED); `encoder` is the source of the Python
+    encoder that folders without a template ship, `files` the files as they were.
     """
 
     model_type: str | None = None
@@ -30,13 +33,14 @@ class TextSettings:
     eos: str | None = None
     add_bos: bool | None = None
     end_ids: frozenset[int] = frozenset()
+    sampling: Mapping[str, float] = field(default_factory=dict)
     encoder: str | None = None
     files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
     @classmethod
     def read(cls, folder: Path) -> "TextSettings":
         """Those of a folder. Raises DataError in one line for a file that is not JSON."""
-        config, text, generation = (_json(folder / f) for f in ("config.json", "tokenizer_config.json", "generation_config.json"))
+        config, text, generation = (_json(folder / f) for f in ("config.json", "tokenizer_config.json", GENERATION))
         encoders = sorted(folder.glob("encoding/encoding_*.py"))
         files = [folder / name for name in KEPT] + encoders
         ends = [part.get("eos_token_id") for part in (generation, config)]
@@ -48,6 +52,7 @@ class TextSettings:
             eos=_token(text.get("eos_token")),
             add_bos=add_bos if isinstance(add_bos, bool) else None,
             end_ids=frozenset(i for end in ends for i in (end if isinstance(end, list) else [end]) if isinstance(i, int)),
+            sampling=_sampling(generation),
             encoder=encoders[0].read_text("utf-8", "replace") if encoders else None,
             files={file.relative_to(folder).as_posix(): file.read_bytes() for file in files if file.is_file()},
         )
@@ -82,6 +87,14 @@ def _json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not valid JSON ({error}); copy it again") from None
     return content if isinstance(content, dict) else {}
+
+
+def _sampling(generation: dict[str, Any]) -> dict[str, float]:
+    """Greedy where it says so; a top_k below 0 means off, as elsewhere."""
+    if generation.get("do_sample") is False:
+        return {"temperature": 0.0}
+    found = {name: value for name, value in generation.items() if name in SAMPLED and type(value) in (int, float)}
+    return found | ({"top_k": max(found["top_k"], 0)} if "top_k" in found else {})
 
 
 def _token(value: object) -> str | None:

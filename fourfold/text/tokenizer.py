@@ -20,7 +20,7 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 
 from fourfold.errors import DataError
 from fourfold.text.chat import CHAT_TEMPLATE
-from fourfold.text.settings import TextSettings
+from fourfold.text.settings import GENERATION, TextSettings
 
 NAMED = """pad bos eos system user assistant end think /think tool_call /tool_call tool_result /tool_result
     image /image audio /audio video /video row frame patch draw /draw film /film"""
@@ -92,6 +92,8 @@ class Tokenizer:
                 (folder / name).write_bytes(content)
             return
         config, template = self.settings.tokenizer_config(), self.settings.template
+        if GENERATION in self.settings.files:
+            (folder / GENERATION).write_bytes(self.settings.files[GENERATION])
         if self._ours:
             named = {f"{name}_token": f"<|{name}|>" for name in ("bos", "eos", "pad") if f"<|{name}|>" in self._controls}
             config = {

@@ -187,6 +187,19 @@ def test_in_the_engine_among_others_as_alone(tokenizer: Tokenizer, kind: str) ->
             assert answer.finish_reason == "stop" and re.fullmatch("(cat|dog|the mat){2,4}[0-9]\n", answer.text)
 
 
+def test_copies_go_on_from_the_same_place_each_by_itself(tokenizer: Tokenizer) -> None:
+    constraint = Constraint.json_schema(tokenizer, PERSON)
+    constraint.begin_with('{"name": "Mi', tokenizer)
+    copies = [constraint.copy() for _ in range(3)]
+    said = [tokenizer.decode(ramble(copy, tokenizer, seed)) for seed, copy in enumerate(copies)]
+    assert len(set(said)) == 3
+    for seed, text in enumerate(said):
+        alone = Constraint.json_schema(tokenizer, PERSON)
+        alone.begin_with('{"name": "Mi', tokenizer)
+        assert tokenizer.decode(ramble(alone, tokenizer, seed)) == text
+    assert tokenizer.decode(ramble(constraint, tokenizer, 0)) == said[0]
+
+
 def test_made_in_one_thread_and_used_in_another(tokenizer: Tokenizer) -> None:
     constraint, said = Constraint.choice(tokenizer, ["cat"]), list[int]()
     thread = threading.Thread(target=lambda: said.extend(ramble(constraint, tokenizer, 0)))

@@ -8,10 +8,11 @@ from hypothesis import strategies as some
 from fourfold.engine.sequence import Sequence, contents, shown
 from fourfold.media import spans
 from fourfold.media.spans import Span
+from fourfold.modality import Modality
 from fourfold.model.transformer import Transformer
 from fourfold.text.tokenizer import Tokenizer
 from tests.compare import assert_close
-from tests.omni import a_clip, a_picture, a_sound, asked
+from tests.omni import a_clip, a_picture, a_sound, asked, picture
 
 
 def plain(model: Transformer, prompt: Span) -> torch.Tensor:
@@ -40,8 +41,8 @@ def test_different_pictures_are_no_common_beginning(omni: Transformer, tokenizer
     sequence = Sequence(omni)
     sequence.feed(first)
     rest = sequence.rewind(second)
-    picture = shown(second.modality)[0][0]
-    assert len(rest) == len(second) - picture  # the words before it, and its mark, are common
+    start = shown(second.modality)[0][0]
+    assert len(rest) == len(second) - start  # the words before it, and its mark, are common
     assert_close(sequence.feed(rest), plain(omni, second), "after another picture")
 
 
@@ -66,6 +67,19 @@ def test_what_is_shown_again_is_common(omni: Transformer, tokenizer: Tokenizer, 
     assert_close(sequence.feed(rest), plain(omni, second), "reused")
 
 
+def test_a_clip_is_common_as_a_whole_or_not_at_all(omni: Transformer, tokenizer: Tokenizer) -> None:
+    """Its frames are counted from the first, so none of them is gone on from; and two clips are two things."""
+    frames = [picture(seed, 16, 8) for seed in range(4)]
+    clips = [spans.clip(torch.stack([*frames[:2], last]), [0.0, 0.2, 0.5], tokenizer, 8) for last in frames[2:]]
+    first, second = (asked(tokenizer, clip, "sat") for clip in clips)
+    sequence = Sequence(omni)
+    sequence.feed(first)
+    rest = sequence.rewind(second)
+    assert (rest.modality == Modality.VIDEO).sum() == (second.modality == Modality.VIDEO).sum()
+    assert_close(sequence.feed(rest), plain(omni, second), "reused")
+    assert len(shown(spans.join([a_clip(tokenizer), a_clip(tokenizer)]).modality)) == 2
+
+
 def test_a_clip_shown_at_other_times_is_another(tokenizer: Tokenizer) -> None:
     frames = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
     first, second = (spans.clip(frames, [0.0, later], tokenizer, 8) for later in (0.2, 0.9))
@@ -78,11 +92,11 @@ def test_a_code_is_not_the_token_of_its_number(tokenizer: Tokenizer) -> None:
     assert contents(drawn) != contents(written)
 
 
-@given(some.integers(1, 40), some.integers(1, 30))
+@given(some.integers(1, 60), some.integers(1, 30))
 def test_a_prompt_broken_off_inside_a_picture_is_gone_on_with(
     omni: Transformer, tokenizer: Tokenizer, stop: int, chunk: int
 ) -> None:
-    prompt = asked(tokenizer, a_picture(tokenizer), "the", a_sound(tokenizer))
+    prompt = asked(tokenizer, a_picture(tokenizer), "the", a_clip(tokenizer), a_sound(tokenizer))
     stop, sequence = min(stop, len(prompt) - 1), Sequence(omni)
     with torch.inference_mode():
         whole = omni.batch([prompt])

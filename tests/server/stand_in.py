@@ -26,6 +26,7 @@ USAGE = {
     "completion_tokens_details": {"reasoning_tokens": 5},
     "timing": {"queue_seconds": 0.0, "first_token_seconds": 0.5, "seconds": 2.5},
     "cost": 0.000012,
+    "currency": "EUR",
 }
 MODELS = [
     {"id": "omni", "capabilities": ["image", "audio", "video", "draw", "film", "thinking"]},
@@ -108,7 +109,9 @@ class StandIn:
             deltas += [{"content": f"word{at} "} for at in range(1000)]
         elif "draw" in said:
             url = data_url(picture(), "image/png")
-            deltas += [{"content": "Here: "}, {"images": [{"type": "image_url", "image_url": {"url": url}}]}, {"content": "Done."}]
+            shown = {"images": [{"type": "image_url", "image_url": {"url": url}}]}
+            deltas += [{"content": "Here: "}, {"drawing": {"grid": [8, 8]}}, shown, {"content": "Done."}]
+            deltas = deltas[:-2] if "for ever" in said else deltas
         elif "film" in said:
             deltas += [{"images": [{"type": "video_url", "video_url": {"url": data_url(CLIP, "video/mp4")}}]}]
         else:
@@ -122,6 +125,9 @@ class StandIn:
                     yield whole
                     whole = b""
                     await asyncio.sleep(0.02)
+            if "for ever" in said:
+                yield whole
+                await asyncio.sleep(60)
             if "broken" in said:
                 yield whole + b'data: {"error": {"message": "the model\\n stumbled"}}\n\n'
                 return

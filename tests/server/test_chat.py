@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+from fourfold.server.models import Served
 from tests.server.conftest import Live
 
 CALLS = '<|tool_call|>{"name": "weather", "arguments": {"city": "Köln"}}<|/tool_call|>'
@@ -102,6 +104,19 @@ def test_several_answers_with_seeds_of_their_own(saying: Callable[..., Live]) ->
     chunks = list(live.client.chat.completions.create(model="tiny", messages=ASKED, n=3, seed=5, stream=True))
     texts = ["".join(c.choices[0].delta.content or "" for c in chunks if c.choices[0].index == place) for place in range(3)]
     assert texts == ["seed 5", "seed 6", "seed 7"]
+
+
+def test_what_is_usual_with_a_model_holds_where_a_request_says_nothing(saying: Callable[..., Live], monkeypatch) -> None:
+    live = saying(lambda request: f"{request.sampling.temperature} {request.sampling.top_k}")
+
+    def said(**given: Any) -> str | None:
+        return live.client.chat.completions.create(model="tiny", messages=ASKED, **given).choices[0].message.content
+
+    assert said() == "1.0 0"
+    monkeypatch.setattr(Served, "usual", property(lambda self: {"temperature": 0.6, "top_k": 20}))
+    assert (said(), said(temperature=0)) == ("0.6 20", "0.0 20")
+    said(temperature=0, extra_body={"thinking": {"type": "enabled"}, "top_k": 7})
+    assert (live.engine.asked[-1].sampling.temperature, live.engine.asked[-1].sampling.top_k) == (0.6, 7)
 
 
 def test_stops_length_and_logprobs(saying: Callable[..., Live]) -> None:

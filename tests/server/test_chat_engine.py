@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from fourfold.engine.constraint import Constraint
 from fourfold.engine.engine import Engine
 from fourfold.engine.request import Request
 from fourfold.engine.sampler import Sampling
@@ -49,6 +50,21 @@ def test_a_schema_binds_the_answer_but_not_the_thoughts(live: Live) -> None:
     asked = {"model": "tiny-reasoner", "messages": ASKED, "response_format": form, "max_tokens": 120, "seed": 1, "logit_bias": bias}
     told = live.post("/v1/chat/completions", **asked).json()["choices"][0]
     assert set(json.loads(told["message"]["content"])) == {"answer", "size"} and told["finish_reason"] == "stop"
+
+
+def test_a_grammar_is_read_once_for_all_answers_of_a_request(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, make = list[str](), Constraint.__init__
+
+    def counted(self: Constraint, *given, **options) -> None:
+        made.append(given[1])
+        make(self, *given, **options)
+
+    monkeypatch.setattr(Constraint, "__init__", counted)
+    form = {"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA, "strict": True}}
+    asked = {"model": "tiny", "messages": ASKED, "response_format": form, "max_tokens": 60, "seed": 1}
+    three = [choice.message.content for choice in live.client.chat.completions.create(**asked, n=3).choices]
+    assert len(made) == 1 and all(set(json.loads(said)) == {"answer", "size"} for said in three)
+    assert three[0] == live.client.chat.completions.create(**asked).choices[0].message.content
 
 
 def test_a_call_that_has_to_come_comes(live: Live) -> None:
@@ -130,8 +146,11 @@ def test_what_is_drawn_comes_and_goes_back(painter: Live) -> None:
     assert base64.b64decode(url.removeprefix("data:image/png;base64,")).startswith(b"\x89PNG")
     with painter.http.stream("POST", "/v1/chat/completions", json=asked | {"stream": True}) as answer:
         chunks = [json.loads(line[6:]) for line in answer.iter_lines() if line.startswith("data: {")]
-    streamed = [image for chunk in chunks for image in chunk["choices"][0]["delta"].get("images", [])]
-    assert streamed == message["images"]
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
+    told = [name for delta in deltas for name in delta if name in ("drawing", "images")]
+    assert told == ["drawing", "images"] * len(message["images"])
+    assert len(next(delta["drawing"]["grid"] for delta in deltas if "drawing" in delta)) == 2
+    assert [image for delta in deltas for image in delta.get("images", [])] == message["images"]
     back = [*ASKED, message, {"role": "user", "content": "what is it?"}]
     ids = painter.post("/tokenize", model="omni", messages=back).json()["tokens"]
     assert served.tokenizer.special("draw") in ids

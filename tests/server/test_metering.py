@@ -47,7 +47,7 @@ def test_the_price_said_is_the_price_charged(saying: Start, ledger: Ledger, aske
     assert (row.status, row.model, row.endpoint, row.key_id) == (FINISHED, "tiny", CHAT, None)
     said = [usage[name] for name in ("prompt_cache_hit_tokens", "prompt_cache_miss_tokens", "completion_tokens")]
     assert [row.hit, row.miss, row.output] == said and row.miss > 0 < row.output
-    assert usage["cost"] == cost(row) / 1e9 > 0
+    assert usage["cost"] == cost(row) / 1e9 > 0 and usage["currency"] == row.currency == "USD"
 
 
 @pytest.mark.parametrize("asked", [ASKED, STREAMED], ids=["whole", "streamed"])

@@ -158,7 +158,7 @@ def test_answer_streams_and_conversation_goes_on(page: Page, api: StandIn) -> No
     assert figure(page, "Tokens a second") == ["10.0", "10.0"]
     assert figure(page, "First token after") == ["0.50 s", "0.50 s"]
     assert figure(page, "… cached") == ["30 (75 %)", "60 (75 %)"]
-    assert figure(page, "Price") == ["0.000012", "0.000024"]
+    assert figure(page, "Price") == ["€0.000012", "€0.000024"]
     page.get_by_role("button", name="New chat").click()
     expect(page.locator("article")).to_have_count(0)
     assert figure(page, "Tokens written") == ["–", "–"]
@@ -239,6 +239,17 @@ def test_what_a_model_cannot_do_is_not_offered(page: Page, api: StandIn) -> None
     say(page, "hello")
     answered(page)
     assert "thinking" not in api.asked[-1]
+
+
+@browsing
+def test_a_drawing_that_begins_is_told_until_it_is_there(page: Page) -> None:
+    say(page, "draw for ever")
+    expect(page.locator(".status")).to_have_text("Drawing …")
+    page.keyboard.press("Escape")
+    expect(page.locator(".status")).to_have_text("Stopped.")
+    say(page, "draw a cat")
+    answered(page)
+    expect(page.locator(".status").last).to_be_empty()
 
 
 @browsing

@@ -2,18 +2,26 @@
 
 import json
 import socket
+import threading
+import time
 from collections.abc import Callable
 
 import httpx
 import openai
 import pytest
+from fastapi import FastAPI
+from sqlalchemy import select
 
 from fourfold.cli.main import main
+from fourfold.server.counting import Count
 from fourfold.server.ledger import Ledger
 from fourfold.server.load import Load, Target, measure
-from fourfold.server.upstream import used
+from fourfold.server.models import Models
+from fourfold.server.settings import Settings
+from fourfold.server.tables import CANCELLED, CHARGES, FINISHED, OPEN, reading
 from fourfold.server.usage import add_up
-from tests.server.conftest import Live
+from tests.server.conftest import Live, running
+from tests.server.stand_in import served
 
 ASKED = [{"role": "user", "content": "the cat"}]
 
@@ -73,11 +81,99 @@ def test_what_the_other_server_refuses_may_be_asked_again(pair: tuple[Live, Live
         assert answer.status_code == 400 and "frob" in answer.text
 
 
-def test_usage_is_read_off_the_end() -> None:
-    said = {"prompt_tokens": 9, "completion_tokens": 4, "prompt_tokens_details": {"cached_tokens": 5}}
-    assert used(b'data: {"usage": null}\n\ndata: ' + json.dumps({"usage": said}).encode() + b"\n\ndata: [DONE]\n\n") == (5, 4, 4)
-    assert used(json.dumps({"content": 'a "usage": {', "usage": said, "id": "x"}).encode()) == (5, 4, 4)
-    assert used(b'{"error": "none"}') == (0, 0, 0)
+def test_an_answer_that_is_abandoned_is_charged_as_far_as_it_came(pair: tuple[Live, Live]) -> None:
+    front, behind = pair
+    behind.engine.say, behind.engine.steps = "abcdefgh " * 20, threading.Semaphore(40)
+    asked = {"model": "far", "messages": [{"role": "user", "content": "12345678"}], "stream": True}
+    with front.http.stream("POST", "/v1/chat/completions", json=asked, headers={"idempotency-key": "one"}) as answer:
+        next(line for line in answer.iter_lines() if '"content":"' in line and '"content":""' not in line)
+    (row,) = closed(front)
+    assert row.status == CANCELLED and row.miss == 2 and 0 < row.output < 180 / 4
+    behind.engine.steps.release(10_000)
+    again = front.http.post("/v1/chat/completions", json=asked, headers={"idempotency-key": "one"})
+    assert again.status_code == 200 and "idempotent-replayed" not in again.headers
+    assert [row.status for row in closed(front)] == [CANCELLED, FINISHED]
+
+
+def closed(live: Live) -> list:
+    """The charges of a server, once none is open."""
+    for _ in range(400):
+        with reading(live.serving.ledger.database) as connection:
+            found = list(connection.execute(select(CHARGES).order_by(CHARGES.c.id)))
+        if found and all(row.status != OPEN for row in found):
+            return found
+        time.sleep(0.02)
+    raise AssertionError("a charge stays open")
+
+
+@pytest.mark.parametrize("usage", ["many", {"prompt_tokens": "9"}, {"prompt_tokens": 1, "prompt_cache_hit_tokens": 2}])
+def test_a_usage_that_is_none_is_one_warning(saying: Callable[..., Live], tmp_path, caplog, usage: object) -> None:
+    app = FastAPI()
+
+    @app.post("/v1/chat/completions")
+    def chat() -> dict:
+        return {"choices": [{"message": {"role": "assistant", "content": "abcdefgh"}, "finish_reason": "stop"}], "usage": usage}
+
+    with served(app) as url:
+        front = saying(ledger=Ledger(tmp_path / "ledger.db"), upstreams={"odd": {"base_url": f"{url}/v1"}})
+        answer = front.post("/v1/chat/completions", model="odd", messages=[{"role": "user", "content": "1234"}])
+    assert answer.status_code == 200 and answer.json()["usage"] == usage
+    assert [(row.status, row.hit, row.miss, row.output) for row in closed(front)] == [(FINISHED, 0, 1, 2)]
+    (line,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert "odd" in line and "\n" not in line
+
+
+def test_connections_to_other_servers_are_closed_at_the_end(saying: Callable[..., Live]) -> None:
+    behind = saying("from afar")
+    models = Models([], Settings(upstreams={"far": {"base_url": f"{behind.url}/v1", "model": "tiny"}}, drain_seconds=1))
+    with running(models, Settings(drain_seconds=1)) as front:
+        assert front.post("/v1/chat/completions", model="far", messages=ASKED).status_code == 200
+        assert len(behind.server.server_state.connections) == 1
+    for _ in range(200):
+        if not behind.server.server_state.connections:
+            return
+        time.sleep(0.02)
+    raise AssertionError("the connection stays open")
+
+
+SAID = {"prompt_tokens": 9, "completion_tokens": 4, "prompt_tokens_details": {"cached_tokens": 5}}
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+@pytest.mark.parametrize(
+    ("told", "whole", "cut_off"),
+    [
+        ([{"choices": [{"delta": {"content": "abcdefgh"}}], "usage": None}, {"usage": SAID}], (5, 4, 4), (0, 3, 2)),
+        ([{"choices": [{"delta": {"reasoning_content": "abcde"}}]}, {"choices": []}], (0, 3, 2), (0, 3, 2)),
+        ([{"message": {"usage": {"input_tokens": 7}}}, {"usage": {"output_tokens": 6}}], (0, 7, 6), (0, 7, 0)),
+        (
+            [{"type": "x.delta", "delta": "abcd"}, {"response": {"usage": {"input_tokens": 1, "output_tokens": 2}}}],
+            (0, 1, 2),
+            (0, 3, 1),
+        ),
+    ],
+)
+def test_tokens_are_read_off_a_stream_or_counted(told: list, whole: tuple, cut_off: tuple, size: int) -> None:
+    asked = {"messages": [{"role": "user", "content": [{"type": "text", "text": "a" * 10}, {"image_url": {"url": "data:x"}}]}]}
+    first, *rest = (b"event: x\r\ndata: " + json.dumps(event).encode() + b"\r\n\r\n" for event in told)
+    stream = b": hello\n\n" + first + b"".join(rest) + b"data: [DONE]\n\n"
+    for body, is_whole, expected in ((stream, True, whole), (stream[: len(first) + 20], False, cut_off)):
+        count = Count("m", asked, is_stream=True)
+        for at in range(0, len(body), size):
+            count.add(body[at : at + size])
+        assert count.tokens(is_whole) == expected
+
+
+def test_tokens_are_read_off_a_whole_answer_or_counted() -> None:
+    def counted(answer: object, asked: object) -> tuple[int, int, int]:
+        count, body = Count("m", asked, is_stream=False), json.dumps(answer, indent=1).encode()
+        for at in range(0, len(body), 50):
+            count.add(body[at : at + 50])
+        return count.tokens(whole=True)
+
+    assert counted({"choices": [{"text": 'a "usage": {'}], "usage": SAID, "id": "x"}, {"prompt": "abc"}) == (5, 4, 4)
+    assert counted({"choices": [{"text": "abcdefgh"}], "id": "x"}, {"prompt": [5, 6, 7]}) == (0, 3, 2)
+    assert counted(["no object"], {}) == (0, 0, 0)
 
 
 def test_models_are_measured_side_by_side(pair: tuple[Live, Live], capsys: pytest.CaptureFixture[str]) -> None:

@@ -89,8 +89,6 @@ def allowed(name: str, message: Message) -> bool:
     texts = [value for call in message.tool_calls for value in json.loads(call.arguments).values() if isinstance(value, str)]
     if name == "v4" and any("</｜DSML｜parameter>" in text for text in texts):
         return False
-    if name == "fourfold" and any("<|/tool_call|>" in call.arguments for call in message.tool_calls):
-        return False  # its template writes arguments as they are
     thinks = begun in message.content + message.reasoning_content and name not in ("v1", "v3")
     return opens.get(name, "<｜tool▁calls▁begin｜>") not in message.content and shut not in message.reasoning_content and not thinks
 
@@ -185,9 +183,33 @@ def test_text_goes_out_as_soon_as_it_cannot_be_a_tag() -> None:
     assert parser.feed("</think>A\n") == [Content("A")]
     assert parser.feed("\n<｜DSML｜") == [] and parser.feed("!") == [Content("\n\n<｜DSML｜!")]
     opening = '\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name="f">\n<｜DSML｜parameter name="a" string="true">Kö'
-    assert parser.feed(opening) == [CallStarted(0, "f"), CallArguments(0, '{"a": '), CallArguments(0, '"'), CallArguments(0, "Kö")]
+    assert parser.feed(opening) == [CallStarted(0, "f"), CallArguments(0, '{"a": "Kö')]
     assert parser.feed('ln"') == [CallArguments(0, 'ln\\"')]
     assert parser.finish() == [CallBroken(0)]
+
+
+ENDS = {"fourfold": "<|/tool_call|>", "v3": "<｜tool▁call▁end｜>", "v3.1": "<｜tool▁call▁end｜>", "chatml": "</tool_call>"}
+ENDS["v4"] = "</｜DSML｜parameter>"
+
+
+@pytest.mark.parametrize("name", ENDS)
+@pytest.mark.parametrize("said", ["END", "a END", '\\\\END\\"END}END', "}END \\", "\\u0041END{END}"])
+def test_an_end_mark_in_a_string_of_json_ends_nothing(name: str, said: str) -> None:
+    said = json.dumps(said.replace("END", ENDS[name]), ensure_ascii=False)
+    text = "Ok." + CALLS[name].replace("1", f"[{said}, {said}]", 1)
+    called = [Content("Ok."), CallStarted(0, "f"), CallArguments(0, f'{{"a": [{said}, {said}]}}'), CallFinished(0)]
+    for pieces in ([text], list(text)):
+        assert merged(read(FORMATS[name](), pieces, False)) == called
+
+
+@pytest.mark.parametrize("name", ENDS)
+@pytest.mark.parametrize("then", ["", "\nsays\n"])
+def test_an_end_mark_behind_a_string_that_never_ends_is_one(name: str, then: str) -> None:
+    begun, end = CALLS[name].split("1")[0], CALLS[name][CALLS[name].index(ENDS[name]) :]
+    for pieces in ([text := f'{begun}"x{end}{then}'], list(text)):
+        message = collect(read(FORMATS[name](), pieces, False))
+        assert message == Message(then, "", [ToolCall("f", message.tool_calls[0].arguments, True)])
+        assert message.tool_calls[0].arguments.startswith('{"a": "x')
 
 
 def test_what_is_no_call_is_known_by_the_end_of_its_line() -> None:

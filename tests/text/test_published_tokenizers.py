@@ -39,7 +39,7 @@ def published(folder: Path, **config: object) -> Path:
     }
     contents = {
         "tokenizer_config.json": text,
-        "generation_config.json": {"eos_token_id": [257, 9]},
+        "generation_config.json": {"eos_token_id": [257, 9], "temperature": 0.6, "top_k": -1, "top_p": None, "do_sample": True},
         "config.json": {"model_type": "x"},
     }
     for name, content in contents.items():
@@ -86,6 +86,7 @@ def test_tokens_marked_as_ordinary_are_shown(tokenizer: Tokenizer) -> None:
 def test_what_the_folder_says(tokenizer: Tokenizer) -> None:
     assert tokenizer.settings.template == "of the file" and tokenizer.settings.model_type == "x"
     assert tokenizer.settings.bos == TAGS[0] and tokenizer.settings.constant("TEXT") == "x"
+    assert tokenizer.settings.sampling == {"temperature": 0.6, "top_k": 0}
     assert tokenizer.ends == {257, 9} == {tokenizer.special(TAGS[1]), 9}
 
 

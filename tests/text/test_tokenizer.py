@@ -123,6 +123,13 @@ def test_saved_and_loaded_again_it_is_the_same(shipped: Tokenizer, tmp_path: Pat
     assert again.encode(SAMPLE) == shipped.encode(SAMPLE) and again.checksum == shipped.checksum
 
 
+def test_how_answers_are_drawn_goes_with_a_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "copy").mkdir()
+    bundled = Tokenizer.load(paths.bundled("models") / "nano")
+    bundled.save(tmp_path / "copy")
+    assert Tokenizer.load(tmp_path / "copy").settings.sampling == bundled.settings.sampling == {"temperature": 0.6, "top_p": 0.95}
+
+
 def test_other_tools_read_the_same_ids() -> None:
     theirs, ours = AutoTokenizer.from_pretrained(SHIPPED), Tokenizer.load(SHIPPED)
     assert theirs.encode(SAMPLE, add_special_tokens=False) == ours.encode(SAMPLE)

@@ -11,6 +11,7 @@ import fourfold
 from fourfold.config import MediaInConfig, MediaOutConfig
 from fourfold.data.rows import GIVEN, joined
 from fourfold.errors import ConfigError, DataError
+from fourfold.formats import ours
 from fourfold.media.codec import Codec
 from fourfold.modality import Modality
 from fourfold.model.transformer import Transformer
@@ -196,8 +197,8 @@ def test_padding_has_no_say(model, data):
     padded, bare = (accumulate(model, r, "dense", 0.3, 0) for r in (rows, shorter))
     for name in ("lm_loss", "mtp_loss"):
         assert padded.terms[name] == pytest.approx(bare.terms[name], rel=1e-4)
-    for ours, theirs in zip(padded.loads, bare.loads, strict=True):
-        assert (ours - theirs).abs().sum() <= model.config.experts.num_experts_per_tok  # the row's last token is no input
+    for mine, theirs in zip(padded.loads, bare.loads, strict=True):
+        assert (mine - theirs).abs().sum() <= model.config.experts.num_experts_per_tok  # the row's last token is no input
 
 
 def test_each_modality_is_balanced_by_its_own_load(omni, tmp_path):
@@ -275,6 +276,22 @@ def test_media_parts_are_added_to_a_text_model(omni, small, data, tmp_path):
         start_from(Transformer(patches, data.token_classes), str(tmp_path / "omni" / "model"))
 
 
+def test_places_are_added_to_a_model_without_them(omni, data, tmp_path):
+    """And are not taken away: other waves than a checkpoint has are another model."""
+    config = data.fit(omni.model_config())
+    bare = config.but(media_in=config.media_in.but(image_place_waves=0), media_out=config.media_out.but(code_place_waves=0))
+    old = Transformer(bare, data.token_classes).init_weights(4)
+    ours.save(old, tmp_path / "bare", data.tokenizer)
+    model = Transformer(config, data.token_classes).init_weights(5)
+    start_from(model, str(tmp_path / "bare"))
+    new = model.state_dict().keys() - old.state_dict().keys()
+    assert new == {"media.pixels.places.waves", "code_places.waves"}
+    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in old.state_dict().items())
+    ours.save(model, tmp_path / "placed", data.tokenizer)
+    with pytest.raises(ConfigError, match="init: .* has another image_place_waves"):
+        start_from(old, str(tmp_path / "placed"))
+
+
 def test_what_media_need_is_said_in_one_line(omni, small, media):
     corpus, codec = media
     with pytest.raises(ConfigError, match="mix: .*:image is no text, and debug reads text only"):
@@ -318,14 +335,21 @@ def test_media_parameters_have_their_optimiser():
     config = preset("debug").but(
         vocab_size=300,
         media_in=MediaInConfig(
-            image_patch_size=8, audio_mel_bins=8, tower_layers=1, tower_hidden_size=16, tower_intermediate_size=24, tower_heads=2
+            image_patch_size=8,
+            audio_mel_bins=8,
+            tower_layers=1,
+            tower_hidden_size=16,
+            tower_intermediate_size=24,
+            tower_heads=2,
+            image_place_waves=2,
         ),
-        media_out=MediaOutConfig(image_token_size=9),
+        media_out=MediaOutConfig(image_token_size=9, code_place_waves=2),
     )
     config = config.but(memory=config.memory.but(engram_compressed_vocab_size=None))
     kinds = {name: kind_of(name, p) for name, p in Transformer(config).init_weights(1).named_parameters()}
     tables = {name for name, kind in kinds.items() if kind == "table"}
     assert {"code_embed.weight", "code_head", "media.pixels.proj.weight", "media.sound.proj.weight", "embed.weight"} <= tables
+    assert {"media.pixels.places.waves", "code_places.waves"} <= tables
     assert all(kind in ("vector", "matrix") for name, kind in kinds.items() if ".tower." in name)
     assert kinds["media.pixels.tower.layers.0.q_proj.weight"] == "matrix" and kinds["media.pixels.norm.weight"] == "vector"
     assert parts_of("layers.0.attention.o_a_proj.weight", 4) == 4 and parts_of("layers.0.attention.o_b_proj.weight", 4) == 1

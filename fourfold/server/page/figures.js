@@ -58,6 +58,7 @@ function figuresOf(usage, clock) {
     written,
     thought: usage.completion_tokens_details?.reasoning_tokens,
     cost: usage.cost ?? undefined,
+    currency: usage.currency ?? undefined,
   };
 }
 
@@ -68,6 +69,8 @@ function together(turns) {
   const chat = {};
   for (const name of SUMS) if (known(name).length) chat[name] = sum(name);
   const [started, timed] = [known("first"), known("speed")];
+  chat.currency = turns.at(-1)?.currency;
+  if (known("cost").some((turn) => turn.currency !== chat.currency)) delete chat.cost; // two currencies have no sum
   if (started.length) chat.first = sum("first") / started.length;
   if (timed.length) chat.speed = (sum("written", timed) - timed.length) / sum("writing", timed);
   return chat;
@@ -77,7 +80,8 @@ function count(value) {
   return value.toLocaleString("en");
 }
 
-/** In the currency of the server's price table. */
-function price(value) {
-  return value.toLocaleString("en", { maximumSignificantDigits: 3 });
+/** In the currency of the server's price table, where it says which. */
+function price(value, { currency }) {
+  const money = /^[A-Z]{3}$/.test(currency) ? { style: "currency", currency } : {};
+  return value.toLocaleString("en", { maximumSignificantDigits: 3, ...money });
 }

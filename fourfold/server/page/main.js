@@ -110,11 +110,12 @@ async function ask() {
 }
 
 /** Add a piece to an answer; whether there was anything in it. */
-function take(made, { reasoning, reasoning_content = reasoning, content, images }) {
+function take(made, { reasoning, reasoning_content = reasoning, content, drawing, images }) {
   if (reasoning_content) made.think(reasoning_content); // other servers behind this one may call it reasoning
   if (content) made.say(content);
+  if (drawing) made.begin(drawing.grid);
   for (const image of images ?? []) made.draw(image);
-  return Boolean(reasoning_content || content || images?.length);
+  return Boolean(reasoning_content || content || drawing || images?.length);
 }
 
 function messages() {

@@ -61,8 +61,15 @@ export class Answer {
     this.later();
   }
 
+  /** A drawing begins: rows and columns of a picture, before them the frames of a clip. */
+  begin(grid) {
+    this.thought();
+    this.status.textContent = grid?.length === 3 ? "Filming …" : "Drawing …";
+  }
+
   draw(part) {
     this.thought();
+    this.status.textContent = "";
     this.parts.push(part);
     this.later();
   }

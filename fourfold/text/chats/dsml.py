@@ -114,8 +114,11 @@ class Dsml:
             return key + mark if mark else ""
         p.argue(f"{separator}{to_json(key)}: ")
         p.argue('"' if mark == true else "")
-        write = (lambda text: p.argue(to_json(text)[1:-1])) if mark == true else p.argue
-        whole = yield from p.until(f"</{DSML}parameter>", to=write)
+        end = f"</{DSML}parameter>"
+        if mark == true:
+            whole = yield from p.until(end, to=lambda text: p.argue(to_json(text)[1:-1]))
+        else:
+            whole = yield from p.until_json_ends(end, to=p.argue)
         p.argue('"' if mark == true and whole else "")
         return None if whole else ""
 

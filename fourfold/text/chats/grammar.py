@@ -53,7 +53,7 @@ def json_call(p: Parser, begin: str, end: str) -> Steps[None]:
         return p.say(read + header + (mark or ""))
     p.call(name)
     yield from p.skip(" ")
-    mark = yield from p.until(*(f"}}{space}{end}" for space in ("", " ", "\n", "\n\n", "\r\n")), end, to=p.argue)
+    mark = yield from p.until_json_ends(*(f"}}{space}{end}" for space in ("", " ", "\n", "\n\n", "\r\n")), end, to=p.argue)
     p.end_call(mark is not None)
 
 

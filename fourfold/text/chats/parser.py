@@ -8,6 +8,7 @@ Marks are found leftmost first, the longest of those that begin at one place. Wh
 that the events do not depend on where the text was cut; what cannot become one goes out at once.
 """
 
+import re
 from collections.abc import Callable, Generator
 from typing import TypeVar
 
@@ -16,6 +17,8 @@ from fourfold.text.chats.events import CallArguments, CallBroken, CallFinished, 
 T = TypeVar("T")
 Steps = Generator[None, None, T]  # yields where more text is needed
 Grammar = Callable[["Parser"], Steps[None]]
+
+REST = re.compile(r'(?:[^"\\\n]|\\[^\n])*')  # of a JSON string, up to what ends it or its line
 
 
 class Parser:
@@ -54,6 +57,28 @@ class Parser:
                 return self._take(len(mark))
             if self._over:
                 return None
+            yield
+
+    def until_json_ends(self, *marks: str, to: Callable[[str], None]) -> Steps[str | None]:
+        """`until` where the text is JSON: a mark within a string of it is a part of that string.
+
+        What no quote closes on its line is no string, and the mark stands.
+        """
+        inside = False
+        while True:
+            found = yield from self.until('"', *(("\\\\", '\\"', "\n") if inside else ()), *marks, to=to)
+            if found is None or (found in marks and not (inside and "\n" not in found and (yield from self._closes()))):
+                return found
+            if found in ('"', "\n"):
+                inside = found == '"' and not inside
+            to(found)
+
+    def _closes(self) -> Steps[bool]:
+        """Whether a string that has begun ends before its line does; nothing is taken."""
+        while True:
+            rest = self._text[REST.match(self._text).end() :]
+            if self._over or rest not in ("", "\\"):
+                return rest.startswith('"')
             yield
 
     def gather(self, *marks: str) -> Steps[tuple[str, str | None]]:
@@ -122,7 +147,10 @@ class Parser:
 
     def argue(self, text: str) -> None:
         """A piece of the arguments of the call that began last."""
-        if text:
+        last = self._events[-1] if self._events else None
+        if isinstance(last, CallArguments):
+            self._events[-1] = CallArguments(last.index, last.text + text)
+        elif text:
             self._events.append(CallArguments(self.calls - 1, text))
 
     def end_call(self, complete: bool) -> None:

@@ -115,7 +115,7 @@ class V3(ChatFormat):
         p.call(name)
         if mark != CALL_END:
             closing = [FENCE_END + CALL_END, f"{FENCE_END}\n{CALL_END}"] if mark == FENCE else []
-            mark = yield from p.until(*closing, CALL_END, to=p.argue)
+            mark = yield from p.until_json_ends(*closing, CALL_END, to=p.argue)
         p.end_call(mark is not None)
         return None if mark is not None else ""
 

@@ -97,7 +97,7 @@ class V31(V3):
         if mark != SEPARATOR:
             return begin + name + (mark or "")
         p.call(name)
-        mark = yield from p.until(CALL_END, to=p.argue)
+        mark = yield from p.until_json_ends(CALL_END, to=p.argue)
         p.end_call(mark is not None)
         return None if mark is not None else ""
 
