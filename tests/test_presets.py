@@ -39,7 +39,7 @@ def counted(name: str) -> dict[str, int]:
             found["mtp"] += size
             continue
         found["total"] += size
-        if parts[0] in ("media", "code_embed", "code_head"):  # no token of text touches them
+        if parts[0] in ("media", "code_embed", "code_head", "code_places"):  # no token of text touches them
             found["media"] += size
             continue
         if "engram" in parts and "table" in parts:
@@ -147,7 +147,8 @@ def test_omni_is_the_same_trunk_with_media_parts(name: str) -> None:
     assert omni.media_in is not None and omni.media_out is not None and not omni.media_in.tower_layers
     assert added["active"] == counted(name)["active"]
     d, codes = omni.hidden_size, omni.media_out.image_token_size
-    assert added["media"] == 2 * codes * d + (3 * 8 * 8 + 80 * 8 + 2 * 2) * d  # projections, their biases and norms
+    waves = 2 * 2 * 3 * 6  # of patches and of codes: cosine and sine of six, on three axes
+    assert added["media"] == 2 * codes * d + (3 * 8 * 8 + 80 * 8 + 2 * 2 + waves) * d  # projections, their biases and norms
     assert 2 * (counted("nano-omni")["total"] + counted("nano-omni")["mtp"]) < 40e6, "a file under 40 MB in bf16"
 
 
