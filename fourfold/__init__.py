@@ -26,16 +26,18 @@ def load(
     device: "str | torch.device | None" = None,
     *,
     mapped: bool = False,
+    weights: str | None = None,
     allow_hub: bool = False,
 ) -> "Transformer":
     """The model of a folder or GGUF file, or of a name under `$FOURFOLD_HOME/models` or among the bundled ones, in evaluation mode.
 
     `dtype` casts the weights (None: as stored, and bfloat16 when they are quantised), `mapped` leaves Engram's tables on disk;
+    `weights="int8"` keeps matrices as bytes, to be decoded with, not trained or saved;
     `allow_hub` (or FOURFOLD_HUB=1) looks a name up on the Hub too. Raises CheckpointError in one line.
     """
     from fourfold.formats import open_checkpoint
 
-    return open_checkpoint(name_or_folder, dtype, device, mapped, allow_hub)
+    return open_checkpoint(name_or_folder, dtype, device, mapped, allow_hub, weights)
 
 
 def load_tokenizer(name_or_folder: str | os.PathLike, *, allow_hub: bool = False) -> "Tokenizer":

@@ -18,8 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -52,11 +52,11 @@ def expected(name: str) -> list[str]:
 
 
 @contextmanager
-def server(name: str) -> Iterator[tuple[str, int]]:
-    """The address of a server of the model, and the number of its process."""
+def server(name: str, *options: str) -> Iterator[tuple[str, int]]:
+    """The address of a server of the model, and the number of its process; `options` are those of `fourfold serve`."""
     with tempfile.TemporaryDirectory() as home:
         port = 8900 + os.getpid() % 90
-        command = [sys.executable, "-m", "fourfold", "serve", name, "--port", str(port)]
+        command = [sys.executable, "-m", "fourfold", "serve", name, "--port", str(port), *options]
         kept = Path(os.environ.get("FOURFOLD_HOME", Path.home() / ".cache" / "fourfold"))
         (Path(home) / "models").symlink_to(kept / "models")
         process = subprocess.Popen(command, env=os.environ | {"FOURFOLD_HOME": home}, stdout=subprocess.DEVNULL)

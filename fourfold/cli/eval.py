@@ -26,6 +26,7 @@ def evaluate(
     lengths: Annotated[
         str | None, typer.Option(help="Tokens of the needles' contexts, like 1024,4096; by default 1k to 8k as far as they fit.")
     ] = None,
+    weights: Annotated[str | None, typer.Option(help="int8 measures the model with its matrices kept as bytes.")] = None,
     window: Annotated[int, typer.Option(min=2, help="Tokens that perplexity reads at once.")] = 2048,
     as_json: Annotated[bool, typer.Option("--json", help="Print all figures as one JSON object.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write that object to a file, too.")] = None,
@@ -36,7 +37,7 @@ def evaluate(
     """
     task, model = _asked(words or [], task)
     chosen = _lengths(lengths)
-    network = open_model(model)
+    network = open_model(model, weights)
 
     from fourfold.files import atomic_file
 
@@ -49,7 +50,8 @@ def evaluate(
 
         results = run(network, task, Options(limit, chosen, window))
         named = {"tasks": results}
-    whole = json.dumps({"model": model, "limit": limit, **named}, ensure_ascii=False)
+    asked = {"model": model, "limit": limit} | ({"weights": weights} if weights else {})
+    whole = json.dumps(asked | named, ensure_ascii=False)
     if out is not None:
         with atomic_file(out) as partial:
             partial.write_text(whole + "\n", "utf-8")

@@ -125,8 +125,8 @@ def _print(steps: Any, prompt_tokens: int, as_json: bool, keys: tuple[str, ...] 
     print(json.dumps(result | {"finish_reason": reason, "tokens_per_second": speed}, ensure_ascii=False))
 
 
-def open_model(name: str) -> "Transformer":
-    """A checkpoint that has a tokenizer, with a sign of life on a terminal while it loads."""
+def open_model(name: str, weights: str | None = None) -> "Transformer":
+    """A checkpoint that has a tokenizer, with a sign of life on a terminal while it loads; `weights` as in `fourfold.load`."""
     from rich.console import Console
 
     with Console(stderr=True).status(f"loading {name}"):
@@ -134,7 +134,7 @@ def open_model(name: str) -> "Transformer":
 
         import fourfold
 
-        model = fourfold.load(name)
+        model = fourfold.load(name, weights=weights)
     if model.tokenizer is None:
         fourfold.load_tokenizer(name)  # raises, and says why there is none
     if sum(parameter.numel() for parameter in model.parameters()) < SMALL:

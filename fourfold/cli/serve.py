@@ -43,6 +43,7 @@ def run(
     fetch: Annotated[bool, typer.Option("--fetch", help="Read pictures from http(s) addresses that requests name.")] = False,
     cors: Annotated[list[str] | None, typer.Option(help="An origin whose pages may call; may be repeated, * for all.")] = None,
     ledger: Annotated[str | None, typer.Option(help="Database of keys and usage, by URL; by default SQLite.")] = None,
+    weights: Annotated[str | None, typer.Option(help="int8 keeps matrices as bytes: less memory, faster answers.")] = None,
     prices: Annotated[Path | None, typer.Option(help="Price table, TOML or JSON.")] = None,
 ) -> None:
     """Serve MODELs over HTTP: the OpenAI-compatible API at /v1, a page to talk to them at /.
@@ -50,6 +51,8 @@ def run(
     `fourfold serve keys` makes and revokes API keys, `fourfold serve usage` shows what was used. Ctrl-C lets answers in the making
     end first.
     """
+    from functools import partial
+
     from fourfold.cli.generate import open_model
     from fourfold.errors import FourfoldError
     from fourfold.server.opening import Server, open_app
@@ -61,7 +64,7 @@ def run(
     names = models if models else [] if settings.upstreams else list(BUNDLED)
     listener = _bound(settings.host, settings.port)
     try:
-        server = Server(open_app(names, settings, open_model), settings)
+        server = Server(open_app(names, settings, partial(open_model, weights=weights)), settings)
         _greet(listener.getsockname()[1], settings, server.serving)
         server.run(sockets=[listener])
     finally:

@@ -15,6 +15,7 @@ from fourfold.formats.shards import INDEX, WHOLE, read_json
 from fourfold.formats.writing import CODEC, SHARD_BYTES
 from fourfold.media.codec import MODEL_TYPE as CODEC_TYPE
 from fourfold.media.codec import Codec
+from fourfold.model.int8 import to_int8
 from fourfold.model.transformer import Transformer
 from fourfold.paths import available, find
 from fourfold.text.packaged import PACKAGED, open_packaged
@@ -37,14 +38,19 @@ def open_checkpoint(
     device: str | torch.device | None = None,
     mapped: bool = False,
     allow_hub: bool = False,
+    weights: str | None = None,
 ) -> Transformer:
     """A model in evaluation mode, with its tokenizer as `.tokenizer` and the codec of what it draws as `.codec` (None without)."""
+    if weights not in (None, "int8"):
+        raise ConfigError(f"weights: {weights!r} is no format to keep weights in; choose int8, or leave it out")
     path = locate(name_or_path, allow_hub)
     source = open_source(path)
     if source is None:
         model = ours.load(path, dtype, device, mapped)
     else:
         model = published.build(source, ours.parse_dtype(dtype), ours.parse_device(device))
+    if weights is not None:
+        to_int8(model)
     model.tokenizer = find_tokenizer(path)
     object.__setattr__(model, "codec", find_codec(path, model.config))  # beside the network: not counted or cast with it
     return model

@@ -19,6 +19,7 @@ from fourfold.formats.shards import INDEX, WHOLE, OnDisk, Stored, check, read_js
 from fourfold.formats.writing import SHARD_BYTES, Spec, write_checkpoint
 from fourfold.media.codec import Codec
 from fourfold.model.engram import Engram
+from fourfold.model.int8 import is_packed
 from fourfold.model.transformer import Transformer
 from fourfold.text.tokenizer import Tokenizer
 from fourfold.weights.stores import MappedStore
@@ -132,6 +133,8 @@ def check_kind(name: str, stored: OnDisk, expected: Tensor) -> None:
 def check_savable(model: Transformer, folder: str | os.PathLike) -> None:
     if any(isinstance(module, MappedStore) for module in model.modules()):
         raise CheckpointError(f"{folder}: a model with mapped tables cannot be saved; load it with mapped=False")
+    if is_packed(model):
+        raise CheckpointError(f"{folder}: a model with INT8 weights cannot be saved; load it without weights=")
 
 
 def plain_card(model: Transformer, name: str) -> str:

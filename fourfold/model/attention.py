@@ -15,6 +15,7 @@ from fourfold.model.rope import rotate, yarn_attention_scale
 from fourfold.model.selection import Indexer, Selection, chunks
 from fourfold.model.state import Fields, LayerState
 from fourfold.ops.attention import attend, attend_chosen, attend_in_parts
+from fourfold.ops.int8 import Int8Weight
 from fourfold.ops.linear import Linear, dense
 from fourfold.ops.norm import RMSNorm
 
@@ -47,7 +48,7 @@ class Attention(nn.Module):
         gathers = self.indexer is not None and self.indexer.gathers(keys, context)
         reader = self.reader(batch.pad(queries), rows, gathers)
         out = [reader.read(selection, context) for selection in self.select(x, query_input, context, state)]
-        return self.o_proj(batch.unpad(torch.cat(out, dim=1)).flatten(1))
+        return self.o_proj(batch.unpad(_joined(out)).flatten(1))
 
     def select(self, x: Tensor, query_input: Tensor, context: Context, state: LayerState | None) -> Iterator[Selection]:
         if self.indexer is not None:
@@ -59,7 +60,8 @@ class Attention(nn.Module):
 class Reader:
     """Queries facing keys and values: q [S, L, H, D]; k [S, K, G, D]; v [S, K, G, E].
 
-    `gathers`: read chosen rows one by one, not under a mask. `finish` maps what a head read to its output.
+    `gathers`: read chosen rows one by one, not under a mask. `finish` maps what a head read to its output. `by_itself`: to the last
+    bit as if each query came alone; INT8 weights round their inputs, which would make more of a last bit.
     """
 
     def __init__(
@@ -70,8 +72,10 @@ class Reader:
         scale: float,
         gathers: bool,
         finish: Callable[[Tensor], Tensor] | None = None,
+        by_itself: bool = False,
     ) -> None:
         self.q, self.k, self.v, self.scale, self.gathers, self.finish = q, k, v, scale, gathers, finish
+        self.by_itself = by_itself
 
     def read(self, selection: Selection, context: Context) -> Tensor:
         """The outputs [S, C, H, E] of the selected queries, a few at a time."""
@@ -80,14 +84,14 @@ class Reader:
         width = selection.queries.stop - selection.queries.start
         keys = selection.indices.shape[-1] * self.k.shape[-1] if self.gathers else self.k.shape[1]
         parts = chunks(width, self.q.shape[0] * self.q.shape[2] * keys)
-        return torch.cat([self._finished(self._read(selection.part(part), context)) for part in parts], dim=1)
+        return _joined([self._finished(self._read(selection.part(part), context)) for part in parts])
 
     def _read(self, selection: Selection, context: Context) -> Tensor:
         q = self.q[:, selection.queries]
         if self.gathers:
             return attend_chosen(q, self.k, self.v, selection.indices, selection.valid, self.scale)
         mask = selection.mask(context.visible(selection.queries), self.k.shape[1])
-        return attend(q, self.k, self.v, mask, self.scale)
+        return attend(q, self.k, self.v, mask, self.scale, self.by_itself)
 
     def _read_for_training(self, selection: Selection, context: Context) -> Tensor:
         q, keys = self.q[:, selection.queries], self.k.shape[1]
@@ -125,7 +129,8 @@ class GroupedQueryAttention(Attention):
         return q, {"key": k, "value": v}, x
 
     def reader(self, queries: Tensor, rows: dict[str, Tensor], gathers: bool) -> Reader:
-        return Reader(queries, rows["key"], rows["value"], self.scale, gathers)
+        packed = isinstance(self.q_proj.weight, Int8Weight)
+        return Reader(queries, rows["key"], rows["value"], self.scale, gathers, by_itself=packed)
 
 
 class LatentAttention(Attention):
@@ -197,6 +202,11 @@ class LatentAttention(Attention):
         shared = latent_rows[:, :, None]
         values = shared[..., : self.rank]
         return Reader(q, shared, values, self.scale, gathers, lambda out: torch.einsum("slhr,hvr->slhv", out, up_v))
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """Queries that were read one after the other [S, C, H, E]; without a copy where they were read at once."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
 def build_attention(config: ModelConfig, layer: int) -> Attention | CompressedAttention:

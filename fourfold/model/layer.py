@@ -6,6 +6,7 @@ from fourfold.config import ModelConfig
 from fourfold.model.attention import build_attention
 from fourfold.model.engram import Engram
 from fourfold.model.experts import build_feed_forward
+from fourfold.model.fused import can_step, is_plain, step
 from fourfold.model.inputs import Context
 from fourfold.model.state import LayerStates, Layout
 from fourfold.model.streams import build_site
@@ -26,6 +27,7 @@ class Layer(nn.Module):
         self.ffn_site = build_site(hidden, config.streams, eps, 2 * index + 1)
         self.ffn_norm = RMSNorm(hidden, eps)
         self.ffn = build_feed_forward(config, index)
+        self.plain = is_plain(self)
 
     def fields(self) -> dict[str, Layout]:
         """The rows that each part remembers of a token."""
@@ -35,6 +37,10 @@ class Layer(nn.Module):
     def forward(self, streams: Tensor, classes: Tensor | None, context: Context, states: LayerStates | None = None) -> Tensor:
         """streams [N, n, d]; classes [S, K]: compressed tokens of the history, for Engram."""
         states = states or {}
+        if self.plain and can_step(streams, context, states):
+            stepped = step(self, streams, context, states["attention"])
+            if stepped is not None:
+                return stepped
         if context.trace is not None:
             context.trace.layers.append(LayerTrace())
         if self.engram is not None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fourfold.config import ModelConfig, RopeScaling
+from fourfold.ops.rotary import rotate
 
 
 def all_frequencies(config: ModelConfig) -> dict[str, Tensor]:
@@ -79,15 +80,6 @@ def tables(positions: Tensor, inverse: Tensor, scale: float = 1.0) -> tuple[Tens
     axes = torch.arange(len(inverse), device=positions.device) % len(positions)
     angles = positions.float().T[:, axes] * inverse
     return angles.cos() * scale, angles.sin() * scale
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
-    """Turn x [N, ..., dim] by its token's angles, in fp32. Pairs are (2j, 2j+1) when interleaved, else (j, j + dim/2)."""
-    shape = (cos.shape[0],) + (1,) * (x.dim() - 2) + (cos.shape[1],)
-    cos, sin = cos.view(shape), sin.view(shape)
-    first, second = (x[..., 0::2], x[..., 1::2]) if interleaved else x.chunk(2, dim=-1)
-    turned = (first * cos - second * sin).to(x.dtype), (first * sin + second * cos).to(x.dtype)
-    return torch.stack(turned, dim=-1).flatten(-2) if interleaved else torch.cat(turned, dim=-1)
 
 
 def rotate_tail(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = True) -> Tensor:

@@ -28,15 +28,17 @@ class Rows:
     def append(self, lengths: Sequence[int], **rows: Tensor) -> None:
         if rows.keys() != self._buffers.keys() or len(lengths) != len(self.lengths):
             raise ValueError(f"this state keeps {sorted(self._buffers)} of {len(self.lengths)} sequences")
+        slots = self.extend(lengths)
+        for name, values in rows.items():  # one operation each, however many sequences
+            buffer = self._buffers[name]
+            buffer.flatten(0, 1).index_copy_(0, slots, values.detach().to(buffer.dtype))
+
+    def extend(self, lengths: Sequence[int]) -> Tensor:
+        """Make room for rows that the caller writes: where they go [N] in each field's buffers [S · room, ...], laid end to end."""
         starts, self.lengths = self.lengths, [old + new for old, new in zip(self.lengths, lengths, strict=True)]
         self._reserve()
-        for name, values in rows.items():
-            buffer = self._buffers[name]
-            if len(starts) == 1:
-                buffer[0, starts[0] : self.lengths[0]] = values.detach()
-            else:  # one operation, however many sequences
-                slots = _slots(tuple(starts), tuple(lengths), buffer.shape[1], buffer.device)
-                buffer.flatten(0, 1).index_copy_(0, slots, values.detach().to(buffer.dtype))
+        buffer = next(iter(self._buffers.values()))  # all have the same room
+        return _slots(tuple(starts), tuple(lengths), buffer.shape[1], buffer.device)
 
     def read(self, name: str) -> Tensor:
         return self._buffers[name][: len(self.lengths), : max(self.lengths, default=0)]

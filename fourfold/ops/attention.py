@@ -9,6 +9,8 @@ from torch import Tensor
 from fourfold.ops import native
 from fourfold.ops.parts import visible_parts
 
+FEW = 4  # queries of a sequence: a step of decoding, with some drafts
+
 
 def attend_definition(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
     """The plain form, which also gives the probabilities.
@@ -27,8 +29,13 @@ def attend_definition(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scal
     return torch.einsum("shck,skhe->sche", probabilities, v), probabilities
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    """`attend_definition` by PyTorch's fused kernel, the fastest without gradients; shapes as there."""
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, by_itself: bool = False) -> Tensor:
+    """`attend_definition` by PyTorch's fused kernel, the fastest without gradients; a few queries by ours. Shapes as there.
+
+    by_itself: ours for any number, which gives a query the same bits however many stand beside it.
+    """
+    if (by_itself or q.shape[1] <= FEW) and not torch.is_grad_enabled() and native.ready(q, k, v) and _vectors(q, k, v):
+        return _attend_few(q.contiguous(), k, v, mask, scale)
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     grouped = q.shape[1] != k.shape[1]
     if grouped and k.shape[1] == 1:  # one latent for all heads: a broadcast view costs nothing
@@ -41,6 +48,19 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -
     if mask is not None:
         out = out.masked_fill(~mask.any(-1)[:, None, :, None], 0.0)
     return out.transpose(1, 2)
+
+
+def _vectors(*tensors: Tensor) -> bool:
+    """Whether rows can be read in whole vectors."""
+    return all(x.stride(-1) == 1 and x.shape[-1] % native.LANES == 0 for x in tensors)
+
+
+def _attend_few(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    out = q.new_empty(*q.shape[:3], v.shape[-1])
+    sizes = *q.shape[:3], k.shape[2], k.shape[1], q.shape[3], v.shape[3], *k.stride()[:3], *v.stride()[:3]
+    allowed = None if mask is None else mask.contiguous()
+    native.call("attend_few", q.dtype, q, k, v, allowed, out, *sizes, float(scale))
+    return out
 
 
 class _AttendInParts(torch.autograd.Function):

@@ -15,6 +15,7 @@ from fourfold.ops import native
 from fourfold.ops.linear import linear
 from fourfold.weights.stores import ResidentStore, Store
 
+FEW = 8  # tokens, whose experts are hardly ever the same
 STEP = 64  # in training, an expert's group of rows is filled up to a multiple of it: the library compiles every new shape
 
 
@@ -41,7 +42,9 @@ class _SiluGate(torch.autograd.Function):
 
 def silu_gate(gate_up: Tensor, limit: float | None = None) -> Tensor:
     """`silu_gate_definition` in one pass where there are kernels."""
-    return _SiluGate.apply(gate_up, limit) if native.ready(gate_up) else silu_gate_definition(gate_up, limit)
+    if not native.ready(gate_up):
+        return silu_gate_definition(gate_up, limit)
+    return _SiluGate.apply(gate_up, limit) if torch.is_grad_enabled() else _silu_gate(gate_up.contiguous(), limit)
 
 
 def _silu_gate(gate_up: Tensor, limit: float | None) -> Tensor:
@@ -77,14 +80,17 @@ def experts_definition(x: Tensor, ids: Tensor, weights: Tensor, gate_up: Store, 
 
 def grouped_experts(x: Tensor, ids: Tensor, weights: Tensor, gate_up: Store, down: Store, limit: float | None = None) -> Tensor:
     """`experts_definition` with the tokens sorted by expert, so that each expert is one matrix product."""
-    trained = torch.is_grad_enabled() and isinstance(gate_up, ResidentStore) and isinstance(down, ResidentStore)
-    if trained and native.ready(x, gate_up.all(), down.all()):
-        return _GroupedExperts.apply(x, ids, weights.float(), gate_up.all(), down.all(), limit)
     tokens, chosen = ids.shape
+    resident = isinstance(gate_up, ResidentStore) and isinstance(down, ResidentStore)
+    if resident and native.ready(x, gate_up.all(), down.all()):
+        if torch.is_grad_enabled():
+            return _GroupedExperts.apply(x, ids, weights.float(), gate_up.all(), down.all(), limit)
+        if tokens <= FEW and not gate_up.shape[2] % native.LANES and not down.shape[2] % native.LANES:
+            return _few_experts(x.contiguous(), ids.contiguous(), weights.float().contiguous(), gate_up.all(), down.all(), limit)
     order = ids.flatten().argsort(stable=True)
     counts = torch.bincount(ids.flatten(), minlength=gate_up.shape[0])
     used = counts.nonzero()[:, 0]
-    if 2 * len(used) < gate_up.shape[0]:  # few are needed: fetch those alone
+    if 2 * len(used) < gate_up.shape[0] and not resident:  # few are needed: fetch those alone
         stacks, sizes = (gate_up.fetch(used), down.fetch(used)), counts[used].tolist()
     else:
         stacks, sizes = (gate_up.all(), down.all()), counts.tolist()
@@ -95,6 +101,13 @@ def grouped_experts(x: Tensor, ids: Tensor, weights: Tensor, gate_up: Store, dow
     sorted_rows = torch.cat(outputs)
     rows = sorted_rows[order.argsort()].view(tokens, chosen, -1)
     return (rows * weights[..., None].to(rows.dtype)).sum(1)
+
+
+def _few_experts(x: Tensor, ids: Tensor, weights: Tensor, gate_up: Tensor, down: Tensor, limit: float | None) -> Tensor:
+    """Without sorting anything: each token by itself, so that what comes out of it does not depend on the others."""
+    out, (_, wide, width) = torch.empty_like(x), gate_up.shape
+    native.call("experts_few", x.dtype, x, ids, weights, gate_up, down, out, *ids.shape, wide // 2, width, _bound(limit))
+    return out
 
 
 class _GroupedExperts(torch.autograd.Function):

@@ -4,13 +4,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fourfold.ops import native
+
+FEW = 16  # rows for which our own kernel is faster than the library's, which is made for many
+
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`x` [..., i] times `weight` [o, i] -> [..., o]. A packed weight brings `matmul(x)` and `dense()`, as `dense` below."""
-    if isinstance(weight, Tensor):
+    if not isinstance(weight, Tensor):
+        product = weight.matmul(x)
+    elif _is_decoding(x, weight):
+        product = x.new_empty(*x.shape[:-1], len(weight))
+        native.call("linear_few", x.dtype, x.contiguous(), weight, product, x.numel() // weight.shape[1], *weight.shape)
+    else:
         return F.linear(x, weight, bias)
-    product = weight.matmul(x)
     return product if bias is None else product + bias
+
+
+def _is_decoding(x: Tensor, weight: Tensor) -> bool:
+    """Whether there are few rows, no gradients, and a kernel."""
+    width = weight.shape[-1]
+    if torch.is_grad_enabled() or not 0 < x.numel() <= FEW * width or width % native.LANES:
+        return False
+    return weight.is_contiguous() and native.ready(x, weight)
 
 
 def dense(weight: Tensor) -> Tensor:

@@ -23,10 +23,10 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         x, weight = x.contiguous(), weight.contiguous()
-        width, y = x.shape[-1], torch.empty_like(x)
+        width = x.shape[-1]
         ctx.sizes = x.numel() // width, width, weight.numel() // width
         scale = x.new_empty(ctx.sizes[0], dtype=torch.float32)
-        native.call("rms_norm_forward", x.dtype, x, weight, y, scale, *ctx.sizes, float(eps))
+        y = _normed(x, weight, eps, scale)
         ctx.save_for_backward(x, weight, scale)
         return y
 
@@ -39,10 +39,20 @@ class _RMSNorm(torch.autograd.Function):
         return x_grad, parts.sum(0).to(weight.dtype), None
 
 
+def _normed(x: Tensor, weight: Tensor, eps: float, scale: Tensor | None = None) -> Tensor:
+    """The result, and in `scale` what each row was multiplied by."""
+    y, width = torch.empty_like(x), x.shape[-1]
+    sizes = x.numel() // width, width, weight.numel() // width
+    native.call("rms_norm_forward", x.dtype, x, weight, y, scale, *sizes, float(eps))
+    return y
+
+
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """`rms_norm_definition`, in two passes over memory where there are kernels."""
     if native.ready(x, weight) and x.shape[-weight.dim() :] == weight.shape:
-        return _RMSNorm.apply(x, weight, eps)
+        if torch.is_grad_enabled():
+            return _RMSNorm.apply(x, weight, eps)
+        return _normed(x.contiguous(), weight.contiguous(), eps)
     return rms_norm_definition(x, weight, eps)
 
 

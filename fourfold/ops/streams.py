@@ -64,14 +64,9 @@ class _Read(torch.autograd.Function):
         ctx: Any, streams: Tensor, fn: Tensor, base: Tensor, scale: Tensor, iterations: int, hc_eps: float, eps: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         streams, fn, base, scale = (t.contiguous() for t in (streams, fn, base, scale))
-        tokens, n, d = streams.shape
-        y = streams.new_empty(tokens, d)
-        mixes, r, post, comb = (base.new_empty(tokens, *size) for size in ((len(fn),), (), (n,), (n, n)))
-        sizes = tokens, d, iterations, float(hc_eps)
-        name = f"streams_read_forward_{n}"
-        native.call(name, streams.dtype, streams, fn, base, scale, y, mixes, r, post, comb, *sizes, float(eps))
+        y, post, comb, mixes, r = _read(streams, fn, base, scale, iterations, hc_eps, eps)
         ctx.save_for_backward(streams, fn, base, scale, mixes, r)
-        ctx.sizes = sizes
+        ctx.sizes = len(streams), streams.shape[2], iterations, float(hc_eps)
         return y, post, comb, streams.view_as(streams)
 
     @staticmethod
@@ -92,11 +87,8 @@ class _Write(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, streams: Tensor, out: Tensor, post: Tensor, comb: Tensor) -> Tensor:
         streams, out, post, comb = (t.contiguous() for t in (streams, out, post, comb))
-        tokens, n, d = streams.shape
-        written = torch.empty_like(streams)
-        native.call(f"streams_write_forward_{n}", streams.dtype, streams, out, post, comb, written, tokens, d)
         ctx.save_for_backward(streams, out, post, comb)
-        return written
+        return _write(streams, out, post, comb)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
@@ -108,19 +100,43 @@ class _Write(torch.autograd.Function):
         return grads
 
 
+def _read(
+    streams: Tensor, fn: Tensor, base: Tensor, scale: Tensor, iterations: int, hc_eps: float, eps: float
+) -> tuple[Tensor, ...]:
+    """y, post, comb, and for the backward pass the projections [N, m] and what the root mean square made of 1 [N]."""
+    tokens, n, d = streams.shape
+    y = streams.new_empty(tokens, d)
+    mixes, r, post, comb = (base.new_empty(tokens, *size) for size in ((len(fn),), (), (n,), (n, n)))
+    sizes = tokens, d, iterations, float(hc_eps), float(eps)
+    native.call(f"streams_read_forward_{n}", streams.dtype, streams, fn, base, scale, y, mixes, r, post, comb, *sizes)
+    return y, post, comb, mixes, r
+
+
+def _write(streams: Tensor, out: Tensor, post: Tensor, comb: Tensor) -> Tensor:
+    written = torch.empty_like(streams)
+    sizes = len(streams), streams.shape[2]
+    native.call(f"streams_write_forward_{streams.shape[1]}", streams.dtype, streams, out, post, comb, written, *sizes)
+    return written
+
+
 def read(
     streams: Tensor, fn: Tensor, base: Tensor, scale: Tensor, iterations: int, hc_eps: float, eps: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """`read_definition` in one pass over the streams where there are kernels."""
     if has_kernels(streams) and native.ready(fn, base, scale) and fn.dtype == torch.float32:
-        return _Read.apply(streams, fn, base, scale, iterations, hc_eps, eps)
+        if torch.is_grad_enabled():
+            return _Read.apply(streams, fn, base, scale, iterations, hc_eps, eps)
+        streams, fn, base, scale = (t.contiguous() for t in (streams, fn, base, scale))
+        return *_read(streams, fn, base, scale, iterations, hc_eps, eps)[:3], streams
     return read_definition(streams, fn, base, scale, iterations, hc_eps, eps, plain=False)
 
 
 def write(streams: Tensor, out: Tensor, post: Tensor, comb: Tensor) -> Tensor:
     """`write_definition` in one pass over the streams where there are kernels."""
     if has_kernels(streams) and native.ready(streams, out) and native.ready(post, comb) and post.dtype == torch.float32:
-        return _Write.apply(streams, out, post, comb)
+        if torch.is_grad_enabled():
+            return _Write.apply(streams, out, post, comb)
+        return _write(*(t.contiguous() for t in (streams, out, post, comb)))
     return write_definition(streams, out, post, comb)
 
 

@@ -119,7 +119,7 @@ def test_on_a_terminal(checkpoint: Path) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 130
 
 
-def read_until(terminal: int, mark: bytes, seconds: float = 30) -> bytes:
+def read_until(terminal: int, mark: bytes, seconds: float = 120) -> bytes:
     seen, deadline = b"", time.monotonic() + seconds
     while mark not in seen:
         assert select.select([terminal], [], [], deadline - time.monotonic())[0], seen

@@ -79,6 +79,27 @@ def test_chosen_keys_are_the_definition_under_their_mask(name: str) -> None:
         assert_close(mine, theirs, f"{name}: gradient of {what}")
 
 
+@given(
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 40)),
+    heads=st.sampled_from([(1, 1), (6, 2), (4, 4), (5, 1)]),
+    widths=st.sampled_from([(16, 16), (80, 64), (32, 80)]),
+    kind=st.sampled_from(["none", "causal", "scattered", "empty rows"]),
+    dtype=st.sampled_from(FORMATS),
+)
+def test_a_few_queries_without_gradients(
+    kernels: Calls, shape: tuple[int, ...], heads: tuple[int, int], widths: tuple[int, int], kind: str, dtype: torch.dtype
+) -> None:
+    """Keys and values as they lie in a memory with room for more, and values that are a part of the keys."""
+    s, c, k = shape
+    q, room = torch.randn(s, c, heads[0], widths[0]).to(dtype), torch.randn(s + 1, k + 3, heads[1], max(widths)).to(dtype)
+    keys, values = (room[:s, :k, :, :width] for width in widths)
+    mask = masks(shape)[kind] if k >= c else None
+    expected, _ = attend_definition(q.float(), keys.float(), values.float(), mask, 0.37)
+    with torch.no_grad():
+        assert_close(attend(q, keys, values, mask, 0.37), expected, dtype=dtype)
+    kernels.expect(*["attend_few"] * (c <= attention_module.FEW))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_other_formats(dtype: torch.dtype) -> None:
     for name, shape in SHAPES.items():

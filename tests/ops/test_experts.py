@@ -145,6 +145,18 @@ def test_without_gradients_and_with_them_is_the_same(kernels: Calls) -> None:
     kernels.expect("swiglu_forward")
 
 
+@pytest.mark.parametrize("dtype", FORMATS)
+@pytest.mark.parametrize("kind", ["few tokens", "one token"])
+@pytest.mark.parametrize("limit", [None, 0.5])
+def test_few_tokens_are_not_sorted(kind: str, limit: float | None, dtype: torch.dtype, kernels: Calls) -> None:
+    (gate_up, down), ids = stores(dtype, width=32, hidden=48), routing(kind)
+    x, weights = torch.randn(len(ids), 48).to(dtype), torch.rand(ids.shape)
+    expected = plain(x.float(), weights, gate_up.weight.float(), down.weight.float(), ids, limit)
+    with torch.no_grad():
+        assert_close(grouped_experts(x, ids, weights, gate_up, down, limit), expected, dtype=dtype)
+    kernels.expect("experts_few")
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_choice_of_every_token_counts(kind: str, kernels: Calls) -> None:
     """No token is dropped: with experts that all return the sum of x, the output is the sum of the weights."""

@@ -5,8 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fourfold.ops.linear import Linear, linear
+from fourfold.ops.linear import FEW, Linear, linear
 from tests.compare import assert_close
+from tests.ops.conftest import Calls
+from tests.ops.twins import FORMATS
 
 
 class Packed:
@@ -40,3 +42,20 @@ def test_linear_module() -> None:
     torch.nn.init.normal_(biased.bias)
     x = torch.randn(2, 4)
     assert torch.equal(biased(x), F.linear(x, biased.weight, biased.bias))
+
+
+@pytest.mark.parametrize("dtype", FORMATS)
+@pytest.mark.parametrize("outputs", [1, 16, 37])
+def test_few_rows_are_many(kernels: Calls, outputs: int, dtype: torch.dtype) -> None:
+    """Every number of rows that has a kernel, and one more; with kernels a row gives the same bits whatever stands beside it."""
+    x, weight, bias = (torch.randn(*shape).to(dtype) for shape in ((FEW + 1, 48), (outputs, 48), (outputs,)))
+    expected = F.linear(x.float(), weight.float(), bias.float())
+    with torch.no_grad():
+        found = {count: linear(x[:count], weight, bias) for count in range(1, FEW + 2)}
+    for count, rows in found.items():
+        assert rows.dtype == dtype
+        assert_close(rows, expected[:count], f"{count} rows", dtype)
+        assert not kernels.available or count > FEW or torch.equal(rows[:1], found[1])
+    kernels.expect("linear_few")
+    linear(x[:1], weight.requires_grad_())
+    assert not kernels

@@ -15,6 +15,7 @@ import platform
 import shlex
 import shutil
 import subprocess
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -34,25 +35,32 @@ LANES = 16  # a row that is read in whole vectors has a multiple of this width
 def ready(*tensors: Tensor) -> bool:
     """Whether kernels exist for these tensors: on the processor, all of one of the two formats."""
     first = tensors[0].dtype
-    fits = first in SUFFIXES and all(t.dtype == first and t.device.type == "cpu" for t in tensors)
-    return fits and not torch.compiler.is_compiling() and kernels() is not None
+    for tensor in tensors:  # a loop: this is asked before every kernel of every layer
+        if tensor.dtype is not first or not tensor.is_cpu:
+            return False
+    return first in SUFFIXES and not torch.compiler.is_compiling() and kernels() is not None
 
 
 def call(name: str, kind: torch.dtype | None, *arguments: Tensor | int | float | None) -> None:
     """Run the kernel `name`, of the format `kind` if it has several.
 
-    Tensors (contiguous; None for a null pointer) go by address, and a float must be one: an int would go another way.
+    Tensors (contiguous, unless the kernel takes strides; None for a null pointer) go by address, and a float must be one: an int
+    would go another way.
     """
-    function = getattr(kernels(), name if kind is None else f"{name}_{SUFFIXES[kind]}")
-    function(*[_plain(argument) for argument in arguments])
+    function = _functions.get((name, kind)) or _function(name, kind, arguments)
+    function(*[x if x.__class__ in NUMBERS else x.data_ptr() for x in arguments])
 
 
-def _plain(argument: Tensor | int | float | None) -> ctypes.c_void_p | ctypes.c_int64 | ctypes.c_float:
-    if argument is None:
-        return ctypes.c_void_p(None)
-    if isinstance(argument, Tensor):
-        return ctypes.c_void_p(argument.data_ptr())
-    return ctypes.c_float(argument) if isinstance(argument, float) else ctypes.c_int64(argument)
+NUMBERS = frozenset((int, float, type(None)))  # what is handed on as it is
+_functions: dict[tuple[str, torch.dtype | None], Callable[..., None]] = {}
+
+
+def _function(name: str, kind: torch.dtype | None, arguments: tuple[Tensor | int | float | None, ...]) -> Callable[..., None]:
+    """A kernel that knows from here on what its arguments are, so that ctypes need not be told each time."""
+    found = getattr(kernels(), name if kind is None else f"{name}_{SUFFIXES[kind]}")
+    types = {int: ctypes.c_int64, float: ctypes.c_float}
+    found.argtypes, found.restype = [types.get(type(x), ctypes.c_void_p) for x in arguments], None
+    return _functions.setdefault((name, kind), found)
 
 
 @cache

@@ -76,6 +76,23 @@ static inline float sum(vec v) {  // by halves: a chain of sixteen additions wou
     v += __builtin_shuffle(v, order{2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13});
     return v[0] + v[1];
 }
+// The sums of sixteen vectors, each added up in the same order: halves of pairs, then quarters, until one lane is left of each.
+static inline vec sums(const vec v[LANES]) {
+    typedef int32_t order __attribute__((vector_size(64)));
+    vec half[8], quarter[4], eighth[2];
+    for (int i = 0; i < 8; i++)
+        half[i] = __builtin_shuffle(v[i], v[i + 8], order{0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23}) +
+                  __builtin_shuffle(v[i], v[i + 8], order{8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31});
+    for (int i = 0; i < 4; i++)
+        quarter[i] = __builtin_shuffle(half[i], half[i + 4], order{0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27}) +
+                     __builtin_shuffle(half[i], half[i + 4], order{4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31});
+    for (int i = 0; i < 2; i++)
+        eighth[i] = __builtin_shuffle(quarter[i], quarter[i + 2], order{0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29}) +
+                    __builtin_shuffle(quarter[i], quarter[i + 2], order{2, 3, 6, 7, 10, 11, 14, 15, 18, 19, 22, 23, 26, 27, 30, 31});
+    vec all = __builtin_shuffle(eighth[0], eighth[1], order{0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30}) +
+              __builtin_shuffle(eighth[0], eighth[1], order{1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31});
+    return __builtin_shuffle(all, order{0, 8, 4, 12, 2, 10, 6, 14, 1, 9, 5, 13, 3, 11, 7, 15});
+}
 
 struct Range { int64_t begin, end; };
 

@@ -1,6 +1,6 @@
 // What surrounds the experts' matrix products (ops/experts.py): moving rows to their experts and back, and SwiGLU.
 #include <vector>
-#include "common.hpp"
+#include "products.hpp"
 
 // places [tokens · chosen]: the row of each choice among rows sorted by expert, where every expert's group begins at a multiple
 // of `multiple` (starts [experts + 1], the last one the number of rows). Within a group, tokens keep their order.
@@ -69,18 +69,21 @@ static void combine_weights(const T* rows, const int64_t* places, const T* arriv
 // out [rows, width] = SiLU(gate) · up, from [rows, 2 · width] with the gate first; gate is cut at `limit` (infinite for none),
 // up at both sides. Comparisons let a NaN pass.
 template <class T>
-static void swiglu(const T* gate_up, T* out, int64_t rows, int64_t width, float limit) {
-    #pragma omp parallel for schedule(static)
-    for (int64_t i = 0; i < rows; i++) {
-        const T *gate = gate_up + 2 * i * width, *up = gate + width;
-        #pragma omp simd
-        for (int64_t c = 0; c < width; c++) {
-            float g = widen(gate[c]), u = widen(up[c]);
-            g = g > limit ? limit : g;
-            u = u > limit ? limit : u < -limit ? -limit : u;
-            narrow(g * sigmoid(g) * u, out[i * width + c]);
-        }
+static void swiglu_row(const T* gate, T* out, int64_t width, float limit) {
+    const T* up = gate + width;
+    #pragma omp simd
+    for (int64_t c = 0; c < width; c++) {
+        float g = widen(gate[c]), u = widen(up[c]);
+        g = g > limit ? limit : g;
+        u = u > limit ? limit : u < -limit ? -limit : u;
+        narrow(g * sigmoid(g) * u, out[c]);
     }
+}
+
+template <class T>
+static void swiglu(const T* gate_up, T* out, int64_t rows, int64_t width, float limit) {
+    #pragma omp parallel for schedule(static) if (rows * width >= (1 << 14))
+    for (int64_t i = 0; i < rows; i++) swiglu_row(gate_up + 2 * i * width, out + i * width, width, limit);
 }
 
 template <class T>
@@ -102,6 +105,37 @@ static void swiglu_backward(const T* gate_up, const T* arriving, T* grad, int64_
     }
 }
 
+// y [outputs] = w x, for w [outputs, width].
+template <class T>
+static void product(const T* x, const T* w, T* y, int64_t outputs, int64_t width) {
+    products<1>(x, w, y, 1, 0, outputs, width, outputs);
+}
+
+// out [tokens, width] = Σ_c weights[t, c] · down[e] SwiGLU(gate_up[e] x[t]) with e = ids[t, c]: one token after the other, for so few
+// that sorting them by expert takes longer than reading a weight twice. gate_up [experts, 2 · inner, width], down [experts, width,
+// inner]. Choices are added up in their order.
+template <class T>
+static void few_experts(const T* x, const int64_t* ids, const float* weights, const T* gate_up, const T* down, T* out,
+                        int64_t tokens, int64_t chosen, int64_t inner, int64_t width, float limit) {
+    std::vector<T> hidden(tokens * chosen * 2 * inner), middle(tokens * chosen * inner), read(tokens * chosen * width);
+    #pragma omp parallel if (tokens * chosen * inner * width >= (1 << 17))
+    {
+        #pragma omp for schedule(static)
+        for (int64_t i = 0; i < tokens * chosen; i++) {
+            product(x + i / chosen * width, gate_up + ids[i] * 2 * inner * width, &hidden[i * 2 * inner], 2 * inner, width);
+            swiglu_row(&hidden[i * 2 * inner], &middle[i * inner], inner, limit);
+            product(&middle[i * inner], down + ids[i] * width * inner, &read[i * width], width, inner);
+        }
+        #pragma omp for schedule(static)
+        for (int64_t t = 0; t < tokens; t++)
+            for (int64_t i = 0; i < width; i++) {
+                float total = 0;
+                for (int64_t c = 0; c < chosen; c++) total += weights[t * chosen + c] * widen(read[(t * chosen + c) * width + i]);
+                narrow(total, out[t * width + i]);
+            }
+    }
+}
+
 #define KERNELS(T, suffix)                                                                                                   \
     API void experts_spread_##suffix(const T* x, const int64_t* places, const float* weights, T* rows, int64_t tokens,       \
                                      int64_t chosen, int64_t width) {                                                       \
@@ -114,6 +148,10 @@ static void swiglu_backward(const T* gate_up, const T* arriving, T* grad, int64_
     API void experts_combine_weights_##suffix(const T* rows, const int64_t* places, const T* arriving, float* grads,         \
                                               int64_t tokens, int64_t chosen, int64_t width) {                              \
         combine_weights(rows, places, arriving, grads, tokens, chosen, width);                                               \
+    }                                                                                                                        \
+    API void experts_few_##suffix(const T* x, const int64_t* ids, const float* weights, const T* gate_up, const T* down, T* out, \
+                                  int64_t tokens, int64_t chosen, int64_t inner, int64_t width, float limit) { \
+        few_experts(x, ids, weights, gate_up, down, out, tokens, chosen, inner, width, limit);                               \
     }                                                                                                                        \
     API void swiglu_forward_##suffix(const T* gate_up, T* out, int64_t rows, int64_t width, float limit) {                   \
         swiglu(gate_up, out, rows, width, limit);                                                                            \

@@ -1,4 +1,5 @@
-// RMSNorm (ops/norm.py): y = x · r · w, r = 1 / sqrt(mean(x²) + eps). Row i uses weight row i % period.
+// RMSNorm (ops/norm.py): y = x · r · w, r = 1 / sqrt(mean(x²) + eps). Row i uses weight row i % period. scale [rows] gets r, or
+// is null.
 #include "common.hpp"
 
 template <class T>
@@ -12,7 +13,7 @@ static void forward(const T* x, const T* w, T* y, float* scale, int64_t rows, in
             #pragma omp simd reduction(+ : sum)
             for (int64_t c = 0; c < width; c++) sum += widen(row[c]) * widen(row[c]);
             float r = 1.0f / std::sqrt(sum / width + eps);
-            scale[i] = r;
+            if (scale) scale[i] = r;
             #pragma omp simd
             for (int64_t c = 0; c < width; c++) narrow(widen(row[c]) * r * widen(weight[c]), y[i * width + c]);
         }
