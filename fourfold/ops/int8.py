@@ -1,8 +1,8 @@
 """INT8 weights: a byte for each weight and a scale for each output, ŵ[o, i] = code[o, i] · scale[o], the largest code being ±127.
 
-Inputs become whole numbers too, but of two bytes, so that the kernel multiplies bytes alone: one would do for speed, but it costs
-SmolLM2 0.4 to 3 % of perplexity, and turns the last bits of a sum into steps of a hundredth, so that a sequence among others would
-no longer be close to itself alone. A row becomes whole numbers by itself: what comes out of it does not depend on its neighbours.
+Inputs become whole numbers too, but of two bytes, so that the kernel multiplies bytes alone: one would do for speed, but it is
+coarser than the weights, and turns the last bits of a sum into steps of a hundredth, so that a sequence among others would no
+longer be close to itself alone. A row becomes whole numbers by itself: what comes out of it does not depend on its neighbours.
 """
 
 from collections.abc import Callable
