@@ -231,7 +231,7 @@ def nano_omni_anneal() -> Recipe:
 def nano_omni_placed() -> Recipe:
     """Goes on from `nano-omni-anneal`, whose patches and codes did not name their places: nearly half text.
 
-    Clips are read at half their frames, and few of them: in trials of 160k to 480k tokens none of the ways to show them and ask about
+    Clips are read at half their frames, and few of them: in trials of 160k to 480k tokens none of the ways to show and ask about
     them (fewer pixels, a tower, more questions) had begun to teach which way things move.
     """
     before = nano_omni_anneal()
