@@ -217,8 +217,10 @@ class MediaInConfig(Part):
 
     A patch is projected straight into the trunk, or first seen by a tower (`tower_layers`; `audio_tower_layers` for sound), which
     looks at a whole picture in patches of `tower_patch_size`, or at `audio_window` tokens of sound. A patch also tells its place in
-    the picture or clip, in `image_place_waves` wavelengths an axis (see model/places.py; 0: rotary positions alone). How files are
-    brought to size: the longer side in pixels, and of a clip frames a second and how many at most.
+    the picture or clip, in `image_place_waves` wavelengths an axis (see model/places.py; 0: rotary positions alone). A patch of a
+    clip is of `clip_patch_frames` frames at once, as in Qwen2-VL (2409.12191, section 2.1): it shows which way things move within
+    it; a picture counts as so many equal frames. How files are brought to size: the longer side in pixels, and of a clip frames a
+    second and how many at most.
     """
 
     image_patch_size: PositiveInt
@@ -228,6 +230,7 @@ class MediaInConfig(Part):
     clip_longest: PositiveInt = 32
     clip_rate: PositiveFloat = 8.0
     clip_frames: PositiveInt = 16
+    clip_patch_frames: PositiveInt = 1
     image_place_waves: NonNegativeInt = 0
     tower_layers: NonNegativeInt = 0
     audio_tower_layers: NonNegativeInt = 0

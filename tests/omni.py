@@ -15,7 +15,7 @@ from fourfold.presets import preset
 from fourfold.text.tokenizer import Tokenizer
 from tests.builders import scatter
 
-CODES = 60
+CODES, TOGETHER = 60, 2  # frames of a clip that share their patches
 PICTURE, CLIP = (3, 4), (3, 2, 2)  # the largest drawings of the model
 
 
@@ -27,7 +27,7 @@ def omni_config(tokenizer: Tokenizer) -> ModelConfig:
         max_position_embeddings=256,
         initializer_range=0.1,
         memory=config.memory.but(engram_compressed_vocab_size=tokenizer.compression()[1]),
-        media_in=config.media_in.but(image_longest=32, clip_longest=16, clip_frames=4),
+        media_in=config.media_in.but(image_longest=32, clip_longest=16, clip_frames=4, clip_patch_frames=TOGETHER),
         media_out=config.media_out.but(image_token_size=CODES, image_grid=PICTURE, film_grid=CLIP),
     )
 
@@ -61,12 +61,12 @@ def asked(tokenizer: Tokenizer, *parts: Span | str) -> Span:
 
 
 def a_picture(tokenizer: Tokenizer, seed: int = 0, height: int = 16, width: int = 24) -> Span:
-    return spans.picture(picture(seed, height, width), tokenizer, 8)
+    return spans.picture(picture(seed, height, width), tokenizer, 8, TOGETHER)
 
 
 def a_clip(tokenizer: Tokenizer, seed: int = 0) -> Span:
     frames = torch.stack([picture(seed + i, 16, 8) for i in range(3)])
-    return spans.clip(frames, [0.0, 0.2, 0.5], tokenizer, 8)
+    return spans.clip(frames, [0.0, 0.2, 0.5], tokenizer, 8, TOGETHER)
 
 
 def a_sound(tokenizer: Tokenizer, seed: int = 0, frames: int = 45) -> Span:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-TOLD_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8")
+TOLD_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 
 
 def describe() -> dict:
@@ -31,18 +31,35 @@ def _cpuinfo() -> dict[str, str]:
 
 
 class ForeignWatch:
-    """CPU time that others used between `start` and `stop`: all of /proc/stat's busy time less this process's own."""
+    """CPU time that others used between `start` and `stop`: all of /proc/stat's busy time less that of this process and of
+    `helper`, another one that works for it.
+    """
+
+    def __init__(self, helper: int | None = None) -> None:
+        self.helper = helper
 
     def start(self) -> None:
-        self.wall, self.own, self.all = time.monotonic(), time.process_time(), _busy_seconds()
+        self.wall, self.own, self.all = time.monotonic(), self._own_seconds(), _busy_seconds()
 
     def stop(self) -> float | None:
         """Foreign use as a share of one core; None where the system does not tell."""
         busy = _busy_seconds()
         if busy is None or self.all is None:
             return None
-        foreign = (busy - self.all) - (time.process_time() - self.own)
+        foreign = (busy - self.all) - (self._own_seconds() - self.own)
         return max(foreign, 0.0) / max(time.monotonic() - self.wall, 1e-9)
+
+    def _own_seconds(self) -> float:
+        return time.process_time() + (_process_seconds(self.helper) if self.helper else 0.0)
+
+
+def _process_seconds(process: int) -> float:
+    """User and system time of a process with all its threads; 0 where the system does not tell."""
+    path = Path(f"/proc/{process}/stat")
+    if not path.exists():
+        return 0.0
+    user, system = path.read_text().rpartition(")")[2].split()[11:13]  # a name in brackets may hold anything
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def _busy_seconds() -> float | None:

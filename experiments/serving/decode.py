@@ -8,8 +8,8 @@ transformers' generate, in fp32 and in bf16, the format in which they are publis
 threads, and a rate counts the tokens after the first. All arms take turns, and medians count. A sample during which others used the
 processor is taken again, at most as often as there are rounds. What is said is compared with what the first arm says.
 
-Then a server decodes for one client that streams, beside a bare loop of the same model on the same core: the client has another
-core where there is one.
+Then a server decodes for one client that streams, a token at a time and, where the model drafts, with drafts, beside a bare loop of
+the same model on the same core: the client has another core where there is one.
 """
 
 import argparse
@@ -19,8 +19,10 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import httpx
 import torch
@@ -107,15 +109,16 @@ def generate_arm(model: torch.nn.Module) -> Arm:
 
 
 class Samples:
-    """Rates of one arm, and what it said last."""
+    """Rates of one arm, and what it said last; `helper` is a process whose work is the arm's own."""
 
-    def __init__(self) -> None:
+    def __init__(self, helper: int | None = None) -> None:
+        self.helper = helper
         self.clean: list[float] = []
         self.dropped: list[float] = []
         self.said: list[list[int]] = []
 
     def take(self, measure: Callable[[], Said]) -> None:
-        watch = ForeignWatch()
+        watch = ForeignWatch(self.helper)
         watch.start()
         rate, self.said = measure()
         foreign = watch.stop()
@@ -219,33 +222,40 @@ def streamed(url: str, name: str, bias: dict[int, int], count: int) -> tuple[flo
 
 
 def served(name: str, model: Transformer, options: argparse.Namespace) -> dict:
-    """A server and its client in turn with a bare loop of the same model, one thread on one core each."""
+    """Servers and their client in turn with a bare loop of the same model, one thread on one core each."""
     cores = sorted(os.sched_getaffinity(0))
-    prompt, text, count = prompt_of(model, CHAT, thinking=False)[0].tokens.tolist(), "", 4 * options.tokens
-    samples = {arm: Samples() for arm in ("bare loop", "server")}
+    prompt, texts, count = prompt_of(model, CHAT, thinking=False)[0].tokens.tolist(), dict[str, str](), 4 * options.tokens
+    settings = {"server": "drafts = 0"} | ({"server, drafting": ""} if len(model.mtp) else {})
 
     def loop() -> Said:
         os.sched_setaffinity(0, {cores[-1]})
         torch.set_num_threads(1)
         return bare(model, prompt, count)
 
-    def client() -> Said:
-        nonlocal text
+    def client(arm: str, url: str) -> Said:
         os.sched_setaffinity(0, {cores[0]})
-        rate, text = streamed(url, Path(name).stem, never(model), count)
+        rate, texts[arm] = streamed(url, Path(name).stem, never(model), count)
         return rate, []
 
     print(f"server of {Path(name).stem}", flush=True)
     os.sched_setaffinity(0, {cores[-1]})  # what is started from here inherits it
     try:
-        with server(name) as (url, _):
-            rounds_of(samples, {"bare loop": loop, "server": client}, options.rounds)
+        with ExitStack() as stack:
+            samples, measures = {"bare loop": Samples()}, {"bare loop": loop}
+            for arm, line in settings.items():
+                file = Path(stack.enter_context(TemporaryDirectory())) / "settings.toml"
+                file.write_text(line + "\n", "utf-8")
+                url, process = stack.enter_context(server(name, "--config", str(file)))
+                samples[arm], measures[arm] = Samples(process), partial(client, arm, url)
+            rounds_of(samples, measures, options.rounds)
     finally:
         os.sched_setaffinity(0, cores)
-    alone = model.tokenizer.decode(samples["bare loop"].said[0])
+    alone, bare_rate = model.tokenizer.decode(samples["bare loop"].said[0]), samples["bare loop"].median
     rows: dict = {arm: own.summary() for arm, own in samples.items()}
-    share = round(samples["server"].median / samples["bare loop"].median, 3)
-    return rows | {"share_of_bare": share, "same_text": alone.startswith(text.rstrip()), "client_pinned_apart": len(cores) > 1}
+    for arm, text in texts.items():
+        shared = next((i for i, (a, b) in enumerate(zip(alone, text.rstrip(), strict=False)) if a != b), len(text.rstrip()))
+        rows[arm] |= {"share_of_bare": round(samples[arm].median / bare_rate, 3), "same_letters": shared, "of": len(text.rstrip())}
+    return rows | {"client_pinned_apart": len(cores) > 1}
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ import asyncio
 import json
 import os
 import random
+import socket
 import statistics
 import subprocess
 import sys
@@ -55,7 +56,9 @@ def expected(name: str) -> list[str]:
 def server(name: str, *options: str) -> Iterator[tuple[str, int]]:
     """The address of a server of the model, and the number of its process; `options` are those of `fourfold serve`."""
     with tempfile.TemporaryDirectory() as home:
-        port = 8900 + os.getpid() % 90
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
         command = [sys.executable, "-m", "fourfold", "serve", name, "--port", str(port), *options]
         kept = Path(os.environ.get("FOURFOLD_HOME", Path.home() / ".cache" / "fourfold"))
         (Path(home) / "models").symlink_to(kept / "models")

@@ -29,10 +29,10 @@ SHRUNK = 0.25  # share of large pictures that are read or drawn small
 GROUND = 0.25  # share of pictures that are read on a ground of some colour, where they have clear parts
 SPEEDS = 0.85, 1.18  # of speech that is heard to be learnt from
 TIMBRE = 0.3, 0.4, 0.3, 0.2  # how high, at most, the waves are that colour it
-# what is done with items of a kind, and how often where a mix does not say
+# what is done with items of a kind, and how often where a mix does not say; what has 0 is done where a mix asks for it
 TASKS: dict[str, dict[str, float]] = {
     "image": {"read": 0.25, "talk": 0.15, "ask": 0.15, "draw": 0.35, "turns": 0.1},
-    "clip": {"read": 0.25, "talk": 0.25, "ask": 0.1, "draw": 0.3, "turns": 0.1},
+    "clip": {"read": 0.25, "talk": 0.25, "ask": 0.1, "draw": 0.3, "turns": 0.1, "way": 0.0},
     "speech": {"read": 0.7, "ask": 0.15, "draw": 0.15},
     "sound": {"read": 0.7, "ask": 0.3},
 }
@@ -48,8 +48,9 @@ class Documents:
         self.shelf, self.tokenizer = shelf, shelf.tokenizer
         self.choices: list[tuple[str, list[str], list[float]]] = []
         for source in shelf.names(sources):
-            shares = {name: share for name, share in TASKS.get(shelf.kind(source), {}).items() if task in ("", name)}
-            able = [name for name in shares if self._able(source, name)]
+            usual = TASKS.get(shelf.kind(source), {})
+            shares = {task: 1.0} if task in usual else {} if task else usual
+            able = [name for name, share in shares.items() if share and self._able(source, name)]
             self.choices += [(source, able, [shares[name] for name in able])] * bool(able)
         if not self.choices:
             every = dict.fromkeys(name for tasks in TASKS.values() for name in tasks)
@@ -62,6 +63,8 @@ class Documents:
             return False
         if self.shelf.kind(source) == "speech" and task != "read":
             return bool(self._pictured[source])
+        if task == "way":
+            return any(item.details.get("motion") for item in self.shelf.of(source))
         return task not in ("ask", "talk") or len({item.text for item in self.shelf.of(source)}) > 1
 
     def make(self, draw: Draw) -> MediaDocument:
@@ -83,6 +86,11 @@ class Documents:
             self._question(script, draw, item, [item], *self._motion(draw, item))
         else:
             self._question(script, draw, item, [item], *self._caption(draw, item))
+
+    def _way(self, script: Script, draw: Draw, item: Item) -> None:
+        """How does it move? Nothing else: of what is asked about clips it takes the most to learn."""
+        asked, told = self._motion(draw, item) if item.details.get("motion") else self._caption(draw, item)
+        self._question(script, draw, item, [item], asked, told)
 
     def _talk(self, script: Script, draw: Draw, item: Item) -> None:
         """Two to four questions about one and the same, none of a kind that was asked before."""

@@ -91,9 +91,9 @@ class Shelf:
         if item.kind == "image":
             longest = min(sizes.image_longest, SMALL) if small else sizes.image_longest
             pixels = pictured(item.media, longest, sizes.image_patch_size, ground)
-            return spans.picture(pixels, self.tokenizer, sizes.image_patch_size)
+            return spans.picture(pixels, self.tokenizer, sizes.image_patch_size, sizes.clip_patch_frames)
         if item.kind == "clip":
-            return spans.clip(*self.frames(item), self.tokenizer, sizes.image_patch_size)
+            return spans.clip(*self.frames(item), self.tokenizer, sizes.image_patch_size, sizes.clip_patch_frames)
         mel = coloured(log_mel(played(read_sound(item.media), speed), sizes.audio_mel_bins), timbre)
         return spans.sound(mel, self.tokenizer, sizes.audio_frames_per_token)
 

@@ -38,9 +38,9 @@ def reread(model: Transformer, pixels: Tensor) -> Span:
 
     sizes = model.config.media_in
     assert sizes is not None, "this model reads no pictures"
-    patch = sizes.image_patch_size
+    patch, together = sizes.image_patch_size, sizes.clip_patch_frames
     if len(pixels) == 1:
-        return spans.picture(fit(pixels[0], sizes.image_longest, patch), model.tokenizer, patch)
+        return spans.picture(fit(pixels[0], sizes.image_longest, patch), model.tokenizer, patch, together)
     step = -(-len(pixels) // sizes.clip_frames)
     seconds = [place / FILM_RATE for place in range(0, len(pixels), step)]
-    return spans.clip(fit(pixels[::step], sizes.clip_longest, patch), seconds, model.tokenizer, patch)
+    return spans.clip(fit(pixels[::step], sizes.clip_longest, patch), seconds, model.tokenizer, patch, together)

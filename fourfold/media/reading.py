@@ -36,7 +36,7 @@ def _image(source: Source, tokenizer: "Tokenizer", config: "MediaInConfig", limi
     if is_animated(source, limits):
         return _video(source, tokenizer, config, limits)
     pixels = fit(read_image(source, limits), config.image_longest, config.image_patch_size)
-    return spans.picture(pixels, tokenizer, config.image_patch_size)
+    return spans.picture(pixels, tokenizer, config.image_patch_size, config.clip_patch_frames)
 
 
 def _video(source: Source, tokenizer: "Tokenizer", config: "MediaInConfig", limits: Limits) -> Span:
@@ -44,7 +44,7 @@ def _video(source: Source, tokenizer: "Tokenizer", config: "MediaInConfig", limi
 
     patch, longest = config.image_patch_size, config.clip_longest
     clip = read_clip(source, config.clip_rate, most_frames=config.clip_frames, limits=limits, longest=longest, multiple=patch)
-    return spans.clip(clip.frames, clip.seconds, tokenizer, patch)
+    return spans.clip(clip.frames, clip.seconds, tokenizer, patch, config.clip_patch_frames)
 
 
 def _audio(source: Source, tokenizer: "Tokenizer", config: "MediaInConfig", limits: Limits) -> Span:

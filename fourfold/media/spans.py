@@ -1,7 +1,7 @@
 """How media stand in a sequence: as patches to read between control tokens, or as codes that the model draws.
 
     read      <|image|> patch patch ... <|row|> patch ... <|row|> <|/image|>       a row of patches, a row end, any grid
-              <|video|> <|frame|> as in a picture <|frame|> ... <|/video|>
+              <|video|> <|frame|> as in a picture <|frame|> ... <|/video|>         a patch may be of several frames
               <|audio|> patch patch ... <|/audio|>                                 a patch is 80 ms of log-mel frames
     drawn     <|draw|>4x4<|frame|> code code ... <|/draw|>                         rows x columns, then as many codes
               <|film|>8x4x4<|frame|> codes <|frame|> codes ... <|/film|>           frames x rows x columns
@@ -34,8 +34,8 @@ class Span:
     """A stretch of a sequence before it is embedded, a whole document or prompt included.
 
     tokens [n] int64: ids of the vocabulary, codes where something is drawn, 0 where a patch stands; modality [n] uint8;
-    positions [3, n] int64 (time, row, column), from the span's first token on; pixels [m, 3 · P · P] uint8: the patches of
-    pictures and frames in their order; mel [k, frames · bins] fp32: those of sound. None where there are none.
+    positions [3, n] int64 (time, row, column), from the span's first token on; pixels [m, G · 3 · P · P] uint8: the patches of
+    pictures and of every G frames in their order; mel [k, frames · bins] fp32: those of sound. None where there are none.
     """
 
     tokens: Tensor
@@ -70,14 +70,19 @@ def text(ids: Sequence[int]) -> Span:
     return Span(tokens, torch.zeros(len(tokens), dtype=torch.uint8), torch.arange(len(tokens)).expand(3, -1))
 
 
-def picture(pixels: Tensor, tokenizer: "Tokenizer", patch: int) -> Span:
-    """A picture to read: pixels uint8 [3, H, W], height and width multiples of the patch size."""
-    return _framed(pixels[None], [0.0], Modality.IMAGE, tokenizer, patch)
+def picture(pixels: Tensor, tokenizer: "Tokenizer", patch: int, together: int = 1) -> Span:
+    """A picture to read: pixels uint8 [3, H, W], height and width multiples of the patch size; it stands for `together` frames."""
+    return _framed(patches_of(pixels[None], patch).repeat(1, 1, 1, together), [0.0], Modality.IMAGE, tokenizer)
 
 
-def clip(frames: Tensor, seconds: Sequence[float], tokenizer: "Tokenizer", patch: int) -> Span:
-    """A clip to read: frames uint8 [F, 3, H, W] and when each is shown."""
-    return _framed(frames, seconds, Modality.VIDEO, tokenizer, patch)
+def clip(frames: Tensor, seconds: Sequence[float], tokenizer: "Tokenizer", patch: int, together: int = 1) -> Span:
+    """A clip to read: frames uint8 [F, 3, H, W] and when each is shown; `together` of them share their patches.
+
+    The last frame stays until such a group is full.
+    """
+    filled = torch.cat([frames, frames[-1:].expand(-len(frames) % together, -1, -1, -1)])
+    grids = patches_of(filled, patch).unflatten(0, (-1, together)).permute(0, 2, 3, 1, 4).flatten(3)
+    return _framed(grids, seconds[::together], Modality.VIDEO, tokenizer)
 
 
 def sound(mel: Tensor, tokenizer: "Tokenizer", frames: int) -> Span:
@@ -135,11 +140,11 @@ def patches_of(frames: Tensor, patch: int) -> Tensor:
     return frames.unflatten(3, (-1, patch)).unflatten(2, (-1, patch)).permute(0, 2, 4, 1, 3, 5).flatten(3)
 
 
-def _framed(frames: Tensor, seconds: Sequence[float], modality: Modality, tokenizer: "Tokenizer", patch: int) -> Span:
-    """Patches of frames [F, 3, H, W], each row of them closed, each frame of a clip opened."""
+def _framed(grids: Tensor, seconds: Sequence[float], modality: Modality, tokenizer: "Tokenizer") -> Span:
+    """Patches [F, rows, columns, values], each row of them closed, each frame of a clip opened."""
     name = "image" if modality is Modality.IMAGE else "video"
     parts = [_control(name, tokenizer)]
-    for grid, shown in zip(patches_of(frames, patch), seconds, strict=True):
+    for grid, shown in zip(grids, seconds, strict=True):
         parts += [_control("frame", tokenizer)] * (modality is Modality.VIDEO)
         rows, columns = grid.shape[:2]
         positions = grid_positions(rows, columns, shown).unflatten(1, (rows, columns))

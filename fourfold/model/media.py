@@ -1,6 +1,6 @@
 """What stands in place of a token's embedding where pictures, clips and sound are read: a vector for each patch.
 
-    v = RMSNorm(W x + b)      x: a patch of pixels in [-1, 1], or a stretch of log-mel frames
+    v = RMSNorm(W x + b)      x: a patch of pixels in [-1, 1] (of several frames, in a clip), or a stretch of log-mel frames
 
 The norm's gain starts at `initializer_range`, the scale of the embedding table. Where a patch of pixels stands is added
 (places.py). With a tower the patches of a picture (or a window of sound) look at each other first, in both directions; what
@@ -36,11 +36,11 @@ class MediaIn(nn.Module):
         sizes = config.media_in
         self.patch, self.piece, self.window = sizes.image_patch_size, sizes.piece, sizes.audio_window
         pieces, waves = (self.patch // self.piece) ** 2, sizes.image_place_waves
-        self.pixels = Patches(3 * self.piece**2, pieces, sizes.tower_layers, config, waves)
+        self.pixels = Patches(sizes.clip_patch_frames * 3 * self.piece**2, pieces, sizes.tower_layers, config, waves)
         self.sound = Patches(sizes.audio_mel_bins * sizes.audio_frames_per_token, 1, sizes.audio_tower_layers, config)
 
     def forward(self, modality: Tensor, pixels: Tensor | None, mel: Tensor | None, dtype: torch.dtype) -> Tensor:
-        """modality [N] of whole spans, pixels uint8 [m, 3 · P · P], mel [k, frames · bins] -> [m + k, d], in order of the places.
+        """modality [N] of whole spans, pixels uint8 [m, G · 3 · P · P], mel [k, frames · bins] -> [m + k, d], in their order.
 
         Raises ValueError when there is not one patch for each place.
         """
@@ -62,7 +62,7 @@ class MediaIn(nn.Module):
         """The vectors [m, d] of the patches of whole pictures and frames."""
         cells, sizes = patch_cells(modality)
         side, across = self.piece, self.patch // self.piece
-        pieces = pixels.unflatten(1, (3, across, side, across, side)).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+        pieces = pixels.unflatten(1, (-1, across, side, across, side)).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
         inner = torch.cartesian_prod(*[torch.arange(across, device=cells.device)] * 2).view(-1, 2)
         places = (cells[:, None, 1:] * across + inner).flatten(0, 1).T  # row and column of every piece
         return self.pixels((pieces.float() / HALF_WHITE - 1).to(dtype), places, [size * across**2 for size in sizes], cells)

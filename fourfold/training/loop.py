@@ -98,7 +98,7 @@ class Run:
         config = self.data.fit(recipe.model_config())
         self.model = Transformer(config, self.data.token_classes).init_weights(recipe.seed)
         if recipe.init and not checkpoint.steps_of(folder):  # a resumed run has its own weights
-            start_from(self.model, recipe.init)
+            start_from(self.model, recipe.init, recipe.blend)
         half = recipe.dtype == "bfloat16"
         if half:
             to_half(self.model)

@@ -48,9 +48,10 @@ class Stage:
 class Recipe:
     """A run; lengths and sizes in tokens and rows, `eval_every` and `checkpoint_every` in steps (0: at the end only).
 
-    `init` starts from the weights of a checkpoint (name or folder) instead of new ones. `document_stride` n trains on each n-th
-    document only (a quick start: less to tokenise). `threads` 0 means as many as torch would use; an empty `tokenizer` means the
-    corpus's own; `model` holds fields of the preset to change, by their published names; `media` matters where a mix has any.
+    `init` starts from the weights of a checkpoint (name or folder) instead of new ones, and `blend` averages others into these,
+    each with its share (see `start_from`). `document_stride` n trains on each n-th document only (a quick start: less to tokenise).
+    `threads` 0 means as many as torch would use; an empty `tokenizer` means the corpus's own; `model` holds fields of the preset to
+    change, by their published names; `media` matters where a mix has any.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Recipe:
     corpus: str = "tiny-text"
     tokenizer: str = ""
     init: str = ""
+    blend: dict[str, Share] = field(default_factory=dict)
     document_stride: Size = 1
     sequence_length: Size = 512
     batch_size: Size = 8

@@ -19,7 +19,8 @@ from fourfold.training.recipe import Mode, Recipe, Stage
 
 __all__ = ["RECIPES", "Recipe", "Stage", "from_dict", "override", "recipe", "to_dict"]
 
-LATER = {"media": MediaSettings()}  # fields that a recipe.json written before them has not: left out unless set
+# fields that a recipe.json written before them has not: left out unless set
+LATER: dict[str, Any] = {"media": MediaSettings(), "blend": {}}
 TEXT_SHARES = {"tiny-text": 0.7, "tiny-chat": 0.22, "needles": 0.08}
 MEDIA_SHARES = {
     "tiny-omni:fashion:read": 0.12,
@@ -73,6 +74,38 @@ PLACED = {
     "tiny-omni:speech:read": 0.16,
     "tiny-omni:speech": 0.04,
     "tiny-omni:sounds": 0.02,
+}
+# first the clips, with a little of all else; then all, two fifths of it text
+MOVING = {
+    "tiny-text": 0.08,
+    "tiny-omni:sprites:draw": 0.48,
+    "tiny-omni:sprites:talk": 0.26,
+    "tiny-omni:fashion:read": 0.04,
+    "tiny-omni:fashion:draw": 0.04,
+    "tiny-omni:fluent+noto": 0.02,
+    "tiny-omni:speech:read": 0.07,
+    "tiny-omni:sounds": 0.01,
+}
+WAYS = {
+    "tiny-text": 0.06,
+    "tiny-omni:sprites:draw": 0.32,
+    "tiny-omni:sprites:way": 0.5,
+    "tiny-omni:fashion:read": 0.04,
+    "tiny-omni:fashion:draw": 0.03,
+    "tiny-omni:speech:read": 0.05,
+}
+BLENDED = {
+    "tiny-text": 0.32,
+    "tiny-chat": 0.06,
+    "needles": 0.02,
+    "tiny-omni:sprites:draw": 0.2,
+    "tiny-omni:sprites:talk": 0.07,
+    "tiny-omni:fashion:read": 0.09,
+    "tiny-omni:fashion:draw": 0.1,
+    "tiny-omni:fluent+noto": 0.02,
+    "tiny-omni:speech:read": 0.1,
+    "tiny-omni:speech": 0.01,
+    "tiny-omni:sounds": 0.01,
 }
 
 
@@ -245,6 +278,33 @@ def nano_omni_placed() -> Recipe:
     )
 
 
+def nano_omni_moving() -> Recipe:
+    """Goes on from `nano-omni-placed` with clips above all, their patches made of two frames each."""
+    before = nano_omni_placed()
+    stage = Stage("clips", "dense", tokens=1_228_800, lr=3e-3, warmup=0.03, decay=0.0, mix=MOVING)
+    model = before.model | {"clip_patch_frames": 2}
+    return dataclasses.replace(
+        before, name="nano-omni-moving", init="nano-omni-placed", seed=6, stages=(stage,), model=model, batch_size=4, threads=2
+    )
+
+
+def nano_omni_ways() -> Recipe:
+    """Goes on from `nano-omni-moving`: which way things move, asked by itself, for it had not begun to be read."""
+    stage = Stage("ways", "dense", tokens=700_000, lr=3e-3, warmup=0.05, decay=0.0, mix=WAYS)
+    return dataclasses.replace(nano_omni_moving(), name="nano-omni-ways", init="nano-omni-moving", seed=8, stages=(stage,))
+
+
+def nano_omni_blended() -> Recipe:
+    """Goes on from `nano-omni-moving`, into which `nano` is averaged for its text; what that costs elsewhere comes back soon."""
+    stages = (
+        Stage("mixed", "dense", tokens=3_200_000, lr=1.5e-3, warmup=0.02, decay=0.95, final=0.02, mix=BLENDED),
+        Stage("indexer", "indexer", tokens=60_000, lr=1e-3, decay=0.3, final=0.05, mix=BLENDED),
+    )
+    return dataclasses.replace(
+        nano_omni_moving(), name="nano-omni-blended", init="nano-omni-moving", blend={"nano": 0.35}, seed=7, stages=stages
+    )
+
+
 def _omni_ends() -> tuple[Stage, ...]:
     mix = _mix(text=0.4)
     return (
@@ -291,6 +351,9 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "nano-omni-joined": nano_omni_joined,
     "nano-omni-anneal": nano_omni_anneal,
     "nano-omni-placed": nano_omni_placed,
+    "nano-omni-moving": nano_omni_moving,
+    "nano-omni-ways": nano_omni_ways,
+    "nano-omni-blended": nano_omni_blended,
 }
 
 
@@ -363,7 +426,7 @@ def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, dic
         if name == "stages":
             for stage in value:
                 yield from _leaves(stage, f"stages.{stage['name']}.")
-        elif isinstance(value, dict) and name not in ("model", "mix"):
+        elif isinstance(value, dict) and name not in ("model", "mix", "blend"):
             yield from _leaves(value, f"{prefix}{name}.")
         elif name != "model":
             yield prefix + name, values, name

@@ -1,5 +1,10 @@
 """The weights that a run starts with: those of another model, and the format that they are held in."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from torch import Tensor
+
 from fourfold.config import PARTS
 from fourfold.errors import ConfigError
 from fourfold.formats import open_checkpoint
@@ -9,10 +14,15 @@ from fourfold.model.transformer import Transformer
 MAY_DIFFER = {"bias_update_speed", "aux_loss_alpha", "max_position_embeddings"}
 MAY_DIFFER |= {"image_longest", "clip_longest", "clip_rate", "clip_frames", "image_grid", "film_grid"}
 PLACES = ("image_place_waves", "code_place_waves")
+PIXELS = "media.pixels.proj.weight"
 
 
-def start_from(model: Transformer, checkpoint_name: str) -> None:
+def start_from(model: Transformer, checkpoint_name: str, blend: Mapping[str, float] = MappingProxyType({})) -> None:
     """Take over the weights of a checkpoint; media parts and places (PLACES) that it lacks stay as they are.
+
+    Where it reads clips frame by frame and this model several frames at once, these are at first read as their mean. `blend` names
+    checkpoints that are averaged into it, and the share of each. A model that was trained on from another stays joined to it by a
+    line of good weights, on which what it forgot comes back before what it learnt goes (WiSE-FT, 2109.01903, section 3).
 
     Raises ConfigError when more of its config is another than these and MAY_DIFFER.
     """
@@ -20,9 +30,28 @@ def start_from(model: Transformer, checkpoint_name: str) -> None:
     mine, theirs = model.config.to_flat(), other.config.to_flat()
     new = {field for part in ("media_in", "media_out") if getattr(other.config, part) is None for field in PARTS[part].model_fields}
     new |= {field for field in PLACES if not theirs.get(field)}
+    together = mine.get("clip_patch_frames") if theirs.get("clip_patch_frames") == 1 else None
+    new |= {"clip_patch_frames"} if together else set()
     if differing := [n for n in mine | theirs if n not in MAY_DIFFER | new and mine.get(n) != theirs.get(n)]:
         raise ConfigError(f"init: {checkpoint_name} has another {differing[0]}; name a checkpoint of this recipe's model")
-    model.load_state_dict(model.state_dict() | other.state_dict())
+    weights = other.state_dict()
+    if together:
+        weights[PIXELS] = weights[PIXELS].repeat(1, together) / together
+    for name, share in blend.items():
+        weights = averaged(weights, name, share)
+    model.load_state_dict(model.state_dict() | weights)
+
+
+def averaged(weights: dict[str, Tensor], checkpoint_name: str, share: float) -> dict[str, Tensor]:
+    """(1 - share) of the weights and `share` of a checkpoint's, where it has them; ConfigError where they are of other shapes."""
+    others = open_checkpoint(checkpoint_name, dtype="float32").state_dict()
+    mixed = dict(weights)
+    for key in weights.keys() & others.keys():
+        if weights[key].shape != others[key].shape:
+            raise ConfigError(f"blend: {checkpoint_name} has another shape of {key}; name a checkpoint of the same sizes")
+        if weights[key].is_floating_point():
+            mixed[key] = weights[key].lerp(others[key], share)
+    return mixed
 
 
 def to_half(model: Transformer) -> None:

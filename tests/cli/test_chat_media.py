@@ -150,7 +150,7 @@ def test_a_long_clip_is_looked_at_in_steps(drawing_model) -> None:
     frames = torch.stack([picture(seed, 16, 16) for seed in range(9)])
     span = reread(drawing_model, frames)
     times = span.positions[0][span.modality == 2].unique()
-    assert len(times) == 3 and (times - times[0]).tolist() == [0, 4, 9]  # frames 0, 3 and 6 at 8 a second, in ticks of 80 ms
+    assert (times - times[0]).tolist() == [0, 9]  # frames 0, 3 and 6, two at a time: at 8 a second, in ticks of 80 ms
 
 
 def test_half_a_drawing_is_not_remembered(drawing_model) -> None:

@@ -12,7 +12,7 @@ from fourfold.modality import Modality
 from fourfold.model.transformer import Transformer
 from fourfold.text.tokenizer import Tokenizer
 from tests.compare import assert_close
-from tests.omni import a_clip, a_picture, a_sound, asked, picture
+from tests.omni import TOGETHER, a_clip, a_picture, a_sound, asked, picture
 
 
 def plain(model: Transformer, prompt: Span) -> torch.Tensor:
@@ -70,7 +70,8 @@ def test_what_is_shown_again_is_common(omni: Transformer, tokenizer: Tokenizer, 
 def test_a_clip_is_common_as_a_whole_or_not_at_all(omni: Transformer, tokenizer: Tokenizer) -> None:
     """Its frames are counted from the first, so none of them is gone on from; and two clips are two things."""
     frames = [picture(seed, 16, 8) for seed in range(4)]
-    clips = [spans.clip(torch.stack([*frames[:2], last]), [0.0, 0.2, 0.5], tokenizer, 8) for last in frames[2:]]
+    times = [0.0, 0.2, 0.5]
+    clips = [spans.clip(torch.stack([*frames[:2], last]), times, tokenizer, 8, TOGETHER) for last in frames[2:]]
     first, second = (asked(tokenizer, clip, "sat") for clip in clips)
     sequence = Sequence(omni)
     sequence.feed(first)
@@ -81,8 +82,8 @@ def test_a_clip_is_common_as_a_whole_or_not_at_all(omni: Transformer, tokenizer:
 
 
 def test_a_clip_shown_at_other_times_is_another(tokenizer: Tokenizer) -> None:
-    frames = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
-    first, second = (spans.clip(frames, [0.0, later], tokenizer, 8) for later in (0.2, 0.9))
+    frames = torch.zeros(3, 3, 8, 8, dtype=torch.uint8)
+    first, second = (spans.clip(frames, [0.0, 0.1, later], tokenizer, 8, TOGETHER) for later in (0.2, 0.9))
     assert contents(first) != contents(second) and contents(first) == contents(first)
 
 

@@ -98,6 +98,22 @@ def test_a_clip_is_frames_in_time(tokenizer: Tokenizer) -> None:
     assert torch.equal(still.pixels, spans.picture(frames[0], tokenizer, PATCH).pixels)
 
 
+def test_frames_of_a_clip_may_share_their_patches(tokenizer: Tokenizer) -> None:
+    """The last group is filled up with the last frame; a picture is as many equal frames."""
+    frames = pixels(5, 3, 8, 4)
+    span = spans.clip(frames, [0.0, 0.16, 0.33, 0.5, 0.66], tokenizer, PATCH, together=2)
+    assert names(span, tokenizer) == "<|video|>" + "<|frame|>v<|row|>v<|row|>" * 3 + "<|/video|>"
+    assert_sound(span)
+    assert span.positions[0, owned(span, Modality.VIDEO)].tolist() == [2, 2, 6, 6, 10, 10]  # each group's first frame
+    shown = span.pixels.view(3, 2, 2, 3, PATCH, PATCH)  # groups, rows, frames
+    for group, both in enumerate([(0, 1), (2, 3), (4, 4)]):
+        for row in range(2):
+            assert torch.equal(shown[group, row], frames[list(both), :, PATCH * row : PATCH * row + PATCH])
+    still = spans.clip(frames[:1], [0.0], tokenizer, PATCH, together=2)
+    assert torch.equal(still.pixels, spans.picture(frames[0], tokenizer, PATCH, together=2).pixels)
+    assert names(spans.clip(frames, [0.0] * 5, tokenizer, PATCH, together=8), tokenizer).count("v<") == 2
+
+
 def test_sound_goes_on_like_text(tokenizer: Tokenizer) -> None:
     mel = torch.randn(21, 5)
     span = spans.sound(mel, tokenizer, 8)

@@ -2,12 +2,14 @@
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from fourfold.config import ModelConfig
 from fourfold.errors import CheckpointError, ConfigError
 from fourfold.formats import ours
 from fourfold.media.spans import Span, join, patches_of
@@ -126,6 +128,23 @@ def test_a_tower_looks_at_pieces_of_patches_where_they_lie() -> None:
     assert sorted(zip(rows.tolist(), columns.tolist(), strict=True)) == [(r, c) for r in range(4) for c in range(6)]
     assert_close(seen["pieces"].flatten(0, 1), fine[rows, columns].float() / 127.5 - 1)
     assert seen["sizes"] == [24]
+
+
+@pytest.mark.parametrize("config", [flat, towered])
+def test_a_patch_of_two_frames_shows_both(config: Callable[[], ModelConfig]) -> None:
+    """As one matrix over the two of them, and the same for every piece that a tower looks at."""
+    single = config()
+    model = build(single.but(media_in=single.media_in.but(clip_patch_frames=2)))
+    frames = torch.randint(0, 256, (4, 3, PATCH, 2 * PATCH), dtype=torch.uint8)
+    inputs: list[Tensor] = []
+    handle = model.media.pixels.proj.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+    look(model, showing.spans.clip(frames, [0.0, 0.1, 0.2, 0.3], WORDS, PATCH, together=2))
+    handle.remove()
+    side = model.media.piece
+    pairs = patches_of(frames, side).unflatten(0, (2, 2)).float() / 127.5 - 1  # [groups, 2, rows, columns, 3pp]
+    across = PATCH // side
+    wanted = pairs.unflatten(3, (2, across)).permute(0, 3, 2, 4, 1, 5).flatten(4)  # [groups, patches, rows, columns, 2 · 3pp]
+    assert_close(inputs[0], wanted.flatten(2, 3).flatten(0, 1))
 
 
 def test_a_tower_knows_rows_from_columns() -> None:

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fourfold.ops.int8 import Int8Weight
 from fourfold.ops.linear import FEW, Linear, linear
 from tests.compare import assert_close
 from tests.ops.conftest import Calls
@@ -32,6 +33,14 @@ def test_linear_takes_plain_and_packed_weights(shape: tuple[int, ...]) -> None:
     assert torch.equal(linear(x, weight, bias), F.linear(x, weight, bias))
     assert_close(linear(x, packed), F.linear(x, packed.unpack()))
     assert_close(linear(x, packed, bias), F.linear(x, packed.unpack(), bias))
+
+
+@torch.inference_mode()
+def test_rows_of_another_width_are_refused() -> None:
+    """By the kernels for few rows too, which see no shapes."""
+    for weight in (torch.randn(32, 128), Int8Weight(torch.randn(32, 128))):
+        with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+            linear(torch.randn(2, 64), weight)
 
 
 def test_linear_module() -> None:

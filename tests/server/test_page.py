@@ -525,12 +525,15 @@ def test_with_the_real_server(browser: Browser, tokenizer: Tokenizer) -> None:
         expect(page.locator("#abilities")).to_have_text("It sees pictures, watches clips, hears sound, draws, films and thinks.")
         page.locator("#pick").set_input_files({"name": "a.png", "mimeType": "image/png", "buffer": picture()})
         page.get_by_label("Think before answering").check()
+        written = 0  # random weights may end an answer early
         for text in ("the cat", "and the dog"):
             say(page, text)
             answered(page)
             expect(page.locator(".failed")).to_have_count(0)
             expect(page.locator(".assistant .body > *").last).not_to_be_empty()
-        assert figure(page, "Tokens written")[1] == "16"
+            own, total = map(int, figure(page, "Tokens written"))
+            written += own
+            assert 0 < own <= 8 and total == written
         page.get_by_label("Model").select_option("tiny-omni-chat")
         expect(page.get_by_label("Think before answering")).to_be_disabled()
         say(page, "sat")

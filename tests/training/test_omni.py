@@ -13,6 +13,7 @@ from fourfold.data.rows import GIVEN, joined
 from fourfold.errors import ConfigError, DataError
 from fourfold.formats import ours
 from fourfold.media.codec import Codec
+from fourfold.media.spans import patches_of
 from fourfold.modality import Modality
 from fourfold.model.transformer import Transformer
 from fourfold.ops.cross_entropy import IGNORED
@@ -27,6 +28,7 @@ from fourfold.training.optim import Optimizer, OptimizerSettings, kind_of, parts
 from fourfold.training.progress import Reporter
 from fourfold.training.start import start_from
 from tests.builders import scatter
+from tests.compare import assert_close
 from tests.data.small_media import make_codec, make_corpus
 from tests.training.test_runs import assert_same_bits, metrics, state
 
@@ -290,6 +292,27 @@ def test_places_are_added_to_a_model_without_them(omni, data, tmp_path):
     ours.save(model, tmp_path / "placed", data.tokenizer)
     with pytest.raises(ConfigError, match="init: .* has another image_place_waves"):
         start_from(old, str(tmp_path / "placed"))
+
+
+def test_clips_read_by_twos_begin_as_the_mean_of_two(omni, data, tmp_path):
+    """And what is read or written otherwise stays as it is."""
+    config = data.fit(omni.model_config())
+    old = scatter(Transformer(config, data.token_classes).init_weights(4), 4)
+    ours.save(old, tmp_path / "old", data.tokenizer)
+    paired = config.but(media_in=config.media_in.but(clip_patch_frames=2))
+    model = Transformer(paired, data.token_classes).init_weights(5)
+    start_from(model, str(tmp_path / "old"))
+    patch = config.media_in.image_patch_size
+    frames = torch.randint(0, 256, (2, 3, patch, 2 * patch), dtype=torch.uint8)
+    kinds = torch.full((2,), Modality.IMAGE, dtype=torch.uint8)
+    for ours_, theirs in (([0, 0], frames[0]), ([0, 1], frames.float().mean(0))):
+        both = torch.cat([patches_of(frames[[i]], patch).view(2, -1) for i in ours_], 1)
+        one = patches_of(theirs[None], patch).view(2, -1)
+        assert_close(model.look(kinds, both, None), old.look(kinds, one, None))
+    assert all(torch.equal(t, model.state_dict()[n]) for n, t in old.state_dict().items() if n != "media.pixels.proj.weight")
+    ours.save(model, tmp_path / "paired", data.tokenizer)
+    with pytest.raises(ConfigError, match="init: .* has another clip_patch_frames"):
+        start_from(old, str(tmp_path / "paired"))
 
 
 def test_what_media_need_is_said_in_one_line(omni, small, media):

@@ -18,12 +18,16 @@ from fourfold.data.corpus import Corpus, write_corpus
 from fourfold.data.documents import Document
 from fourfold.data.packing import PackedTokens
 from fourfold.errors import CheckpointError, ConfigError, DataError, FourfoldError
+from fourfold.formats import ours
+from fourfold.model.transformer import Transformer
 from fourfold.text.tokenizer import Tokenizer
 from fourfold.training import checkpoint, recipes
 from fourfold.training.data import TrainingData
 from fourfold.training.loop import Run, train
 from fourfold.training.objective import accumulate, set_mode
 from fourfold.training.progress import Reporter
+from fourfold.training.start import start_from
+from tests.compare import assert_close
 
 
 def state(folder, step=6):
@@ -347,6 +351,26 @@ def test_a_run_may_start_from_the_weights_of_a_checkpoint(small, whole, tmp_path
     train(recipes.override(small, [*loose, "stages.dense.tokens=0", "stages.indexer.tokens=0"]), tmp_path / "loose", steps=1)
     with pytest.raises(ConfigError, match="init: .* has another hidden_size"):
         train(recipes.override(small, [f"init={whole / 'model'}", "model.hidden_size=64"]), tmp_path / "other")
+
+
+def test_a_run_may_start_from_an_average_of_checkpoints(small, whole, tmp_path):
+    """Weight by weight, in turn; names of recipes written before stay as they were."""
+    other = Run(recipes.override(small, ["seed=5"]), tmp_path / "other", Reporter(60))
+    ours.save(other.model, tmp_path / "model", other.data.tokenizer)
+    first, second = (fourfold.load(folder, dtype="float32").state_dict() for folder in (whole / "model", tmp_path / "model"))
+    shares = {str(tmp_path / "model"): 0.25}
+    blended = recipes.override(small, [f"init={whole / 'model'}", f"blend={json.dumps(shares)}"])
+    model = Run(blended, tmp_path / "run", Reporter(60)).model
+    for name, weight in model.state_dict().items():
+        if weight.is_floating_point():
+            assert_close(weight.float(), 0.75 * first[name] + 0.25 * second[name])
+    assert "blend" not in recipes.to_dict(small) and recipes.from_dict(recipes.to_dict(blended)) == blended
+    with pytest.raises(ConfigError, match=r"blend\..*: 1.5 does not fit"):
+        recipes.override(small, [f"init={whole / 'model'}", 'blend={"nano": 1.5}'])
+    narrow = Transformer(model.config.but(hidden_size=64), other.data.token_classes).init_weights(0)
+    ours.save(narrow, tmp_path / "narrow", other.data.tokenizer)
+    with pytest.raises(ConfigError, match="blend: .* has another shape of"):
+        start_from(model, str(whole / "model"), {str(tmp_path / "narrow"): 0.5})
 
 
 def test_the_indexer_learns_what_attention_reads(small, tmp_path):
