@@ -88,22 +88,23 @@ MOVING = {
 }
 WAYS = {
     "tiny-text": 0.06,
-    "tiny-omni:sprites:draw": 0.32,
-    "tiny-omni:sprites:way": 0.5,
+    "tiny-omni:sprites:draw": 0.2,
+    "tiny-omni:sprites:way": 0.62,
     "tiny-omni:fashion:read": 0.04,
     "tiny-omni:fashion:draw": 0.03,
     "tiny-omni:speech:read": 0.05,
 }
 BLENDED = {
-    "tiny-text": 0.32,
+    "tiny-text": 0.34,
     "tiny-chat": 0.06,
     "needles": 0.02,
-    "tiny-omni:sprites:draw": 0.2,
-    "tiny-omni:sprites:talk": 0.07,
-    "tiny-omni:fashion:read": 0.09,
-    "tiny-omni:fashion:draw": 0.1,
+    "tiny-omni:sprites:draw": 0.18,
+    "tiny-omni:sprites:way": 0.07,
+    "tiny-omni:sprites:talk": 0.03,
+    "tiny-omni:fashion:read": 0.08,
+    "tiny-omni:fashion:draw": 0.09,
     "tiny-omni:fluent+noto": 0.02,
-    "tiny-omni:speech:read": 0.1,
+    "tiny-omni:speech:read": 0.09,
     "tiny-omni:speech": 0.01,
     "tiny-omni:sounds": 0.01,
 }
@@ -289,19 +290,23 @@ def nano_omni_moving() -> Recipe:
 
 
 def nano_omni_ways() -> Recipe:
-    """Goes on from `nano-omni-moving`: which way things move, asked by itself, for it had not begun to be read."""
-    stage = Stage("ways", "dense", tokens=700_000, lr=3e-3, warmup=0.05, decay=0.0, mix=WAYS)
-    return dataclasses.replace(nano_omni_moving(), name="nano-omni-ways", init="nano-omni-moving", seed=8, stages=(stage,))
+    """Goes on from `nano-omni-moving`: which way things move, asked by itself."""
+    stage = Stage("ways", "dense", tokens=409_600, lr=3e-3, warmup=0.07, decay=0.0, mix=WAYS)
+    return dataclasses.replace(nano_omni_moving(), name="nano-omni-ways", init="nano-omni-moving", seed=9, stages=(stage,))
 
 
 def nano_omni_blended() -> Recipe:
-    """Goes on from `nano-omni-moving`, into which `nano` is averaged for its text; what that costs elsewhere comes back soon."""
+    """Half of `nano-omni-ways`, with what went before it and with `nano`: what clips cost of all else comes back, then all goes on.
+
+    By weights it is 5 parts nano-omni-ways, 2 parts nano-omni-placed and 3 parts nano.
+    """
     stages = (
-        Stage("mixed", "dense", tokens=3_200_000, lr=1.5e-3, warmup=0.02, decay=0.95, final=0.02, mix=BLENDED),
+        Stage("mixed", "dense", tokens=2_680_000, lr=1.5e-3, warmup=0.02, decay=0.95, final=0.02, mix=BLENDED),
         Stage("indexer", "indexer", tokens=60_000, lr=1e-3, decay=0.3, final=0.05, mix=BLENDED),
     )
+    blend = {"nano-omni-placed": 2 / 7, "nano": 0.3}
     return dataclasses.replace(
-        nano_omni_moving(), name="nano-omni-blended", init="nano-omni-moving", blend={"nano": 0.35}, seed=7, stages=stages
+        nano_omni_ways(), name="nano-omni-blended", init="nano-omni-ways", blend=blend, seed=7, stages=stages
     )
 
 

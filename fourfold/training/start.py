@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
+import torch
 from torch import Tensor
 
 from fourfold.config import PARTS
@@ -20,8 +21,8 @@ PIXELS = "media.pixels.proj.weight"
 def start_from(model: Transformer, checkpoint_name: str, blend: Mapping[str, float] = MappingProxyType({})) -> None:
     """Take over the weights of a checkpoint; media parts and places (PLACES) that it lacks stay as they are.
 
-    Where it reads clips frame by frame and this model several frames at once, these are at first read as their mean. `blend` names
-    checkpoints that are averaged into it, and the share of each. A model that was trained on from another stays joined to it by a
+    Where it reads clips frame by frame and this model several frames at once, see `told_apart`. `blend` names checkpoints that are
+    averaged into it, and the share of each. A model that was trained on from another stays joined to it by a
     line of good weights, on which what it forgot comes back before what it learnt goes (WiSE-FT, 2109.01903, section 3).
 
     Raises ConfigError when more of its config is another than these and MAY_DIFFER.
@@ -36,22 +37,32 @@ def start_from(model: Transformer, checkpoint_name: str, blend: Mapping[str, flo
         raise ConfigError(f"init: {checkpoint_name} has another {differing[0]}; name a checkpoint of this recipe's model")
     weights = other.state_dict()
     if together:
-        weights[PIXELS] = weights[PIXELS].repeat(1, together) / together
+        weights[PIXELS] = told_apart(weights[PIXELS], together)
     for name, share in blend.items():
         weights = averaged(weights, name, share)
     model.load_state_dict(model.state_dict() | weights)
 
 
+def told_apart(weight: Tensor, frames: int) -> Tensor:
+    """[o, i] -> [o, frames · i]: what is equal in all frames is read as before, what differs by new weights, as large in sum.
+
+    Without these a clip would begin as the mean of its frames, from which motion is hardly ever learnt (docs/results.md).
+    """
+    shape, generator = (len(weight), frames, weight.shape[1]), torch.Generator().manual_seed(0)
+    new = torch.randn(shape, generator=generator) * weight.std() / frames**0.5
+    return (weight[:, None] / frames + new - new.mean(1, keepdim=True)).flatten(1)
+
+
 def averaged(weights: dict[str, Tensor], checkpoint_name: str, share: float) -> dict[str, Tensor]:
-    """(1 - share) of the weights and `share` of a checkpoint's, where it has them; ConfigError where they are of other shapes."""
+    """(1 - share) of the weights and `share` of a checkpoint's; those that it lacks, or has in another shape, stay as they are.
+
+    Raises ConfigError when it has no matrix in common with them.
+    """
     others = open_checkpoint(checkpoint_name, dtype="float32").state_dict()
-    mixed = dict(weights)
-    for key in weights.keys() & others.keys():
-        if weights[key].shape != others[key].shape:
-            raise ConfigError(f"blend: {checkpoint_name} has another shape of {key}; name a checkpoint of the same sizes")
-        if weights[key].is_floating_point():
-            mixed[key] = weights[key].lerp(others[key], share)
-    return mixed
+    alike = [n for n, w in weights.items() if w.is_floating_point() and n in others and w.shape == others[n].shape]
+    if all(weights[name].ndim < 2 for name in alike):
+        raise ConfigError(f"blend: {checkpoint_name} has other shapes; name a checkpoint of a model of these sizes")
+    return weights | {name: weights[name].lerp(others[name], share) for name in alike}
 
 
 def to_half(model: Transformer) -> None:

@@ -294,8 +294,8 @@ def test_places_are_added_to_a_model_without_them(omni, data, tmp_path):
         start_from(old, str(tmp_path / "placed"))
 
 
-def test_clips_read_by_twos_begin_as_the_mean_of_two(omni, data, tmp_path):
-    """And what is read or written otherwise stays as it is."""
+def test_frames_read_by_twos_are_told_apart_from_the_start(omni, data, tmp_path):
+    """What is equal in both, as a picture is, stays what it was."""
     config = data.fit(omni.model_config())
     old = scatter(Transformer(config, data.token_classes).init_weights(4), 4)
     ours.save(old, tmp_path / "old", data.tokenizer)
@@ -305,10 +305,12 @@ def test_clips_read_by_twos_begin_as_the_mean_of_two(omni, data, tmp_path):
     patch = config.media_in.image_patch_size
     frames = torch.randint(0, 256, (2, 3, patch, 2 * patch), dtype=torch.uint8)
     kinds = torch.full((2,), Modality.IMAGE, dtype=torch.uint8)
-    for ours_, theirs in (([0, 0], frames[0]), ([0, 1], frames.float().mean(0))):
-        both = torch.cat([patches_of(frames[[i]], patch).view(2, -1) for i in ours_], 1)
-        one = patches_of(theirs[None], patch).view(2, -1)
-        assert_close(model.look(kinds, both, None), old.look(kinds, one, None))
+    first, second = patches_of(frames, patch).view(2, 2, -1)
+    still, moving = (model.look(kinds, torch.cat([first, other], 1), None) for other in (first, second))
+    assert_close(still, old.look(kinds, first, None))
+    assert (moving - still).square().mean() > 0.1 * still.square().mean()
+    back = model.look(kinds, torch.cat([second, first], 1), None)
+    assert (moving - back).square().mean() > 0.1 * still.square().mean(), "which of them comes first"
     assert all(torch.equal(t, model.state_dict()[n]) for n, t in old.state_dict().items() if n != "media.pixels.proj.weight")
     ours.save(model, tmp_path / "paired", data.tokenizer)
     with pytest.raises(ConfigError, match="init: .* has another clip_patch_frames"):
