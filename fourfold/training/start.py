@@ -56,12 +56,12 @@ def told_apart(weight: Tensor, frames: int) -> Tensor:
 def averaged(weights: dict[str, Tensor], checkpoint_name: str, share: float) -> dict[str, Tensor]:
     """(1 - share) of the weights and `share` of a checkpoint's; those that it lacks, or has in another shape, stay as they are.
 
-    Raises ConfigError when it has no matrix in common with them.
+    Raises ConfigError when its table of words has another shape.
     """
     others = open_checkpoint(checkpoint_name, dtype="float32").state_dict()
     alike = [n for n, w in weights.items() if w.is_floating_point() and n in others and w.shape == others[n].shape]
-    if all(weights[name].ndim < 2 for name in alike):
-        raise ConfigError(f"blend: {checkpoint_name} has other shapes; name a checkpoint of a model of these sizes")
+    if "embed.weight" not in alike:
+        raise ConfigError(f"blend: {checkpoint_name} has another hidden_size or vocabulary; name a checkpoint of these sizes")
     return weights | {name: weights[name].lerp(others[name], share) for name in alike}
 
 

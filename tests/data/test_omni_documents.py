@@ -124,6 +124,17 @@ def test_clips_speech_and_sounds(shelf, tokenizer):
     assert set(sound.learnt[sound.learnt != GIVEN].tolist()) == {Modality.AUDIO}
 
 
+def test_the_way_alone_is_asked_where_a_mix_says_so(shelf, tokenizer):
+    documents, usual = Documents(shelf, "moving", "way"), Documents(shelf, "moving")
+    draw, frames = Draw("way"), "<|video|>" + "<|frame|>vv<|row|>vv<|row|>" * 3 + "<|/video|>"
+    for _ in range(30):
+        asked, told = said(documents.make(draw), tokenizer).removeprefix("<|bos|><|user|>").split("<|end|><|assistant|>")
+        assert asked.replace(frames, "") in MOTION and told == "right<|end|><|eos|>"
+    assert all("way" not in tasks for _, tasks, _ in usual.choices)
+    with pytest.raises(DataError, match="no item of train is fit"):
+        Documents(shelf, "squares", "way")
+
+
 def test_questions_have_the_right_answers(shelf, tokenizer):
     """By the names in the question and the pixels that are shown, for every form of question."""
     colours = {tuple(shelf.shown(item).pixels[0, ::64].tolist()): item.text for item in shelf.of("patches")}

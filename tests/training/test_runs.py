@@ -369,7 +369,7 @@ def test_a_run_may_start_from_an_average_of_checkpoints(small, whole, tmp_path):
         recipes.override(small, [f"init={whole / 'model'}", 'blend={"nano": 1.5}'])
     narrow = Transformer(model.config.but(hidden_size=64), other.data.token_classes).init_weights(0)
     ours.save(narrow, tmp_path / "narrow", other.data.tokenizer)
-    with pytest.raises(ConfigError, match="blend: .* has other shapes"):
+    with pytest.raises(ConfigError, match="blend: .* has another hidden_size"):
         start_from(model, str(whole / "model"), {str(tmp_path / "narrow"): 0.5})
 
 
