@@ -41,7 +41,8 @@ __all__ = [
 ]
 
 MODEL_TYPE = "fourfold"
-LATER = {"num_hash_layers", "swiglu_limit", "hc_mtp"}  # fields that a config.json written before them has not: left out unless set
+# fields that a config.json written before them has not: left out unless set
+LATER = {"num_hash_layers", "swiglu_limit", "hc_mtp", "clip_patch_frames"}
 
 
 class ModelConfig(Part):

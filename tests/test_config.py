@@ -10,6 +10,7 @@ from fourfold.config import (
     PARTS,
     AttentionConfig,
     ExpertsConfig,
+    MediaInConfig,
     MemoryConfig,
     ModelConfig,
     Part,
@@ -191,10 +192,13 @@ def test_parts_that_are_absent_leave_no_field() -> None:
 
 
 def test_fields_that_came_later_leave_no_trace_where_they_say_nothing() -> None:
-    flat = everything().to_flat()
+    media = MediaInConfig(image_patch_size=8, audio_mel_bins=80)
+    flat = everything().but(media_in=media).to_flat()
     assert not LATER & flat.keys()
-    assert LATER <= compressed().to_flat().keys()
-    assert ModelConfig.from_flat(compressed().to_flat()) == compressed()
+    paired = everything().but(media_in=media.but(clip_patch_frames=2))
+    assert LATER <= compressed().to_flat().keys() | paired.to_flat().keys()
+    for config in (compressed(), paired):
+        assert ModelConfig.from_flat(config.to_flat()) == config
 
 
 def test_a_layer_that_chooses_blocks_needs_an_indexer() -> None:

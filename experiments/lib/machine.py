@@ -55,10 +55,11 @@ class ForeignWatch:
 
 def _process_seconds(process: int) -> float:
     """User and system time of a process with all its threads; 0 where the system does not tell."""
-    path = Path(f"/proc/{process}/stat")
-    if not path.exists():
+    try:
+        told = Path(f"/proc/{process}/stat").read_text()
+    except OSError:  # no such process, or no /proc
         return 0.0
-    user, system = path.read_text().rpartition(")")[2].split()[11:13]  # a name in brackets may hold anything
+    user, system = told.rpartition(")")[2].split()[11:13]  # a name in brackets may hold anything
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 

@@ -253,8 +253,9 @@ def served(name: str, model: Transformer, options: argparse.Namespace) -> dict:
     alone, bare_rate = model.tokenizer.decode(samples["bare loop"].said[0]), samples["bare loop"].median
     rows: dict = {arm: own.summary() for arm, own in samples.items()}
     for arm, text in texts.items():
-        shared = next((i for i, (a, b) in enumerate(zip(alone, text.rstrip(), strict=False)) if a != b), len(text.rstrip()))
-        rows[arm] |= {"share_of_bare": round(samples[arm].median / bare_rate, 3), "same_letters": shared, "of": len(text.rstrip())}
+        pairs = list(zip(alone, text.rstrip(), strict=False))
+        shared = next((place for place, (a, b) in enumerate(pairs) if a != b), len(pairs))
+        rows[arm] |= {"share_of_bare": round(samples[arm].median / bare_rate, 3), "same_letters": shared, "of": len(pairs)}
     return rows | {"client_pinned_apart": len(cores) > 1}
 
 

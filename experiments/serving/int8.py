@@ -4,7 +4,8 @@ pip install gguf     # for SmolLM2, see experiments/nano/smollm2.py
 python experiments/serving/int8.py [--documents 40] [--tokens 1024]
 
 The same beginnings of held-out documents of tiny-text are read by nano, nano-omni and SmolLM2-135M-Instruct, in fp32 and with INT8
-weights, and all tokens but the first are scored. The interval is that of the mean over documents.
+weights, and all tokens but the first mark are scored. Perplexity is over all tokens; the difference in nats per token is a mean over documents, which
+is what its interval is of.
 """
 
 import argparse
@@ -28,8 +29,8 @@ def texts_of(model: Transformer, documents: int, tokens: int) -> list[Text]:
     sizes, every = token_sizes(model.tokenizer), list(Corpus.open("tiny-text").documents("held_out"))
     found = []
     for document in every[:: max(1, len(every) // documents)][:documents]:
-        ids = torch.tensor(model.tokenizer.encode(document.text[: 8 * tokens])[:tokens])
-        found.append(Text(document.id, document.source, ids, sizes[ids]))
+        ids = torch.tensor([model.config.bos_token_id, *model.tokenizer.encode(document.text[: 8 * tokens])[: tokens - 1]])
+        found.append(Text(document.id, document.source, ids, torch.where(torch.arange(len(ids)) == 0, 0, sizes[ids])))
     return found
 
 

@@ -49,7 +49,7 @@ class Documents:
         self.choices: list[tuple[str, list[str], list[float]]] = []
         for source in shelf.names(sources):
             usual = TASKS.get(shelf.kind(source), {})
-            shares = {task: 1.0} if task in usual else {} if task else usual
+            shares = {name: 1.0 for name in usual if name == task} if task else usual
             able = [name for name, share in shares.items() if share and self._able(source, name)]
             self.choices += [(source, able, [shares[name] for name in able])] * bool(able)
         if not self.choices:
@@ -64,7 +64,7 @@ class Documents:
         if self.shelf.kind(source) == "speech" and task != "read":
             return bool(self._pictured[source])
         if task == "way":
-            return any(item.details.get("motion") for item in self.shelf.of(source))
+            return all(item.details.get("motion") for item in self.shelf.of(source))
         return task not in ("ask", "talk") or len({item.text for item in self.shelf.of(source)}) > 1
 
     def make(self, draw: Draw) -> MediaDocument:
@@ -89,8 +89,7 @@ class Documents:
 
     def _way(self, script: Script, draw: Draw, item: Item) -> None:
         """How does it move? Nothing else: of what is asked about clips it takes the most to learn."""
-        asked, told = self._motion(draw, item) if item.details.get("motion") else self._caption(draw, item)
-        self._question(script, draw, item, [item], asked, told)
+        self._question(script, draw, item, [item], *self._motion(draw, item))
 
     def _talk(self, script: Script, draw: Draw, item: Item) -> None:
         """Two to four questions about one and the same, none of a kind that was asked before."""

@@ -41,6 +41,6 @@ def reread(model: Transformer, pixels: Tensor) -> Span:
     patch, together = sizes.image_patch_size, sizes.clip_patch_frames
     if len(pixels) == 1:
         return spans.picture(fit(pixels[0], sizes.image_longest, patch), model.tokenizer, patch, together)
-    step = -(-len(pixels) // sizes.clip_frames)
+    step = max(-(-len(pixels) // sizes.clip_frames), round(FILM_RATE / sizes.clip_rate), 1)
     seconds = [place / FILM_RATE for place in range(0, len(pixels), step)]
     return spans.clip(fit(pixels[::step], sizes.clip_longest, patch), seconds, model.tokenizer, patch, together)

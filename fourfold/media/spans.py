@@ -35,7 +35,8 @@ class Span:
 
     tokens [n] int64: ids of the vocabulary, codes where something is drawn, 0 where a patch stands; modality [n] uint8;
     positions [3, n] int64 (time, row, column), from the span's first token on; pixels [m, G · 3 · P · P] uint8: the patches of
-    pictures and of every G frames in their order; mel [k, frames · bins] fp32: those of sound. None where there are none.
+    pictures (G times the same) and of every G frames of clips, in their order; mel [k, frames · bins] fp32: those of sound. None
+    where there are none.
     """
 
     tokens: Tensor
@@ -82,6 +83,8 @@ def clip(frames: Tensor, seconds: Sequence[float], tokenizer: "Tokenizer", patch
     """
     filled = torch.cat([frames, frames[-1:].expand(-len(frames) % together, -1, -1, -1)])
     grids = patches_of(filled, patch).unflatten(0, (-1, together)).permute(0, 2, 3, 1, 4).flatten(3)
+    if len(seconds) != len(frames):
+        raise ValueError(f"{len(frames)} frames are shown at {len(seconds)} times")
     return _framed(grids, seconds[::together], Modality.VIDEO, tokenizer)
 
 

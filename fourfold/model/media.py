@@ -35,8 +35,9 @@ class MediaIn(nn.Module):
         super().__init__()
         sizes = config.media_in
         self.patch, self.piece, self.window = sizes.image_patch_size, sizes.piece, sizes.audio_window
+        self.frames = sizes.clip_patch_frames
         pieces, waves = (self.patch // self.piece) ** 2, sizes.image_place_waves
-        self.pixels = Patches(sizes.clip_patch_frames * 3 * self.piece**2, pieces, sizes.tower_layers, config, waves)
+        self.pixels = Patches(self.frames * 3 * self.piece**2, pieces, sizes.tower_layers, config, waves)
         self.sound = Patches(sizes.audio_mel_bins * sizes.audio_frames_per_token, 1, sizes.audio_tower_layers, config)
 
     def forward(self, modality: Tensor, pixels: Tensor | None, mel: Tensor | None, dtype: torch.dtype) -> Tensor:
@@ -51,6 +52,10 @@ class MediaIn(nn.Module):
         for name in found:
             if found[name] != wanted[name]:
                 raise ValueError(f"{name}: {found[name]} patches for {wanted[name]} places")
+        if pixels is not None and pixels.shape[1] != self.frames * 3 * self.patch**2:
+            raise ValueError(
+                f"pixels: a patch of {self.frames} frames of {self.patch} x {self.patch} is not {pixels.shape[1]} bytes"
+            )
         vectors = torch.zeros(len(read), self.pixels.norm.weight.shape[0], dtype=dtype, device=modality.device)
         if found["pixels"]:
             vectors = vectors.masked_scatter(~heard[:, None], self.see(modality, pixels, dtype))

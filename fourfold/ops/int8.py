@@ -49,7 +49,7 @@ class Int8Weight(nn.Module):
 
     def matmul(self, x: Tensor) -> Tensor:
         """x [..., i] -> x ŵᵀ [..., o] in the format of x."""
-        if not native.ready(x) or x.shape[-1] != self.shape[1]:  # which the kernel does not look at
+        if not native.ready(x) or x.shape[-1] != self.shape[1]:  # the kernel checks no widths
             return int8_product_definition(x, self.dense())
         x, (outputs, width) = x.contiguous(), self.shape
         out, rows = x.new_empty(*x.shape[:-1], outputs), x.numel() // width

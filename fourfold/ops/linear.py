@@ -22,7 +22,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _is_decoding(x: Tensor, weight: Tensor) -> bool:
-    """Whether there are few rows, no gradients, and a kernel; which does not look at the width of what it is given."""
+    """Whether there are few rows, no gradients, and a kernel (which checks no widths itself)."""
     width = weight.shape[-1]
     if x.shape[-1] != width or torch.is_grad_enabled() or not 0 < x.numel() <= FEW * width or width % native.LANES:
         return False

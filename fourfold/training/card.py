@@ -9,7 +9,7 @@ pipeline_tag: text-generation
 ---
 # {name}
 
-A small model of the V4 design, {parameters:,} parameters in all, trained from scratch by Fourfold's recipe `{recipe}`.
+A small model of the V4 design, {parameters:,} parameters in all, trained {begun} by Fourfold's recipe `{recipe}`.
 It shows that every part works together; it is far too small to be relied on for facts.
 
 ```python
@@ -58,6 +58,7 @@ def model_card(recipe: Recipe, row: dict, parameters: int) -> str:
     return CARD.format(
         name=recipe.preset, recipe=recipe.name, parameters=parameters, stages="\n".join(stages),
         corpus=recipe.corpus, length=recipe.sequence_length, dtype=recipe.dtype, seed=recipe.seed,
+        begun="on from " + ", ".join((recipe.init, *recipe.blend)) if recipe.init else "from scratch",
         done=row.get("tokens", 0), results="\n".join(results),
         held_out=HELD_OUT if row.get("held_out_loss") is not None else "",
     )  # fmt: skip

@@ -75,7 +75,7 @@ PLACED = {
     "tiny-omni:speech": 0.04,
     "tiny-omni:sounds": 0.02,
 }
-# first the clips, with a little of all else; then all, two fifths of it text
+# clips above all, then which way they move, with a little of all else; then everything, two fifths of it text
 MOVING = {
     "tiny-text": 0.08,
     "tiny-omni:sprites:draw": 0.48,
@@ -207,7 +207,7 @@ def nano_omni_late() -> Recipe:
 
 
 def nano_omni_joined() -> Recipe:
-    """The small omni model that ships, from the weights of `nano`: text goes on beside media, in rows that clips fit into."""
+    """The small omni model's beginning, from the weights of `nano`: text goes on beside media, in rows that clips fit into."""
     settings = MediaSettings(image=8.0, video=8.0, audio=6.0, ctc_weight=0.1)
     stages = (Stage("mixed", "dense", tokens=2_600_000, lr=3e-3, warmup=0.03, decay=0.0, mix=JOINED),)
     unplaced = {"image_place_waves": 0, "code_place_waves": 0}
@@ -296,9 +296,9 @@ def nano_omni_ways() -> Recipe:
 
 
 def nano_omni_blended() -> Recipe:
-    """Half of `nano-omni-ways`, with what went before it and with `nano`: what clips cost of all else comes back, then all goes on.
+    """The small omni model that ships: all sources, from an average in which text and speech were not yet forgotten for clips.
 
-    By weights it is 5 parts nano-omni-ways, 2 parts nano-omni-placed and 3 parts nano.
+    The trunk begins as 5 parts nano-omni-ways, 2 parts nano-omni-placed and 3 parts nano; what reads pixels as nano-omni-ways.
     """
     stages = (
         Stage("mixed", "dense", tokens=2_680_000, lr=1.5e-3, warmup=0.02, decay=0.95, final=0.02, mix=BLENDED),
@@ -387,6 +387,8 @@ def from_dict(values: dict[str, Any]) -> Recipe:
         raise ConfigError(f"stages: two are called {twice[0]}; rename one")
     if empty := [stage.name for stage in recipe.stages if stage.mix and not any(stage.mix.values())]:
         raise ConfigError(f"stages.{empty[0]}.mix: every share is 0; give one source a share above 0, or leave the mix empty")
+    if recipe.blend and not recipe.init:
+        raise ConfigError("blend: needs weights to average into; set init too")
     if not recipe.steps:
         raise ConfigError("stages: all have 0 tokens, so nothing would be trained; set stages.NAME.tokens of one")
     return recipe

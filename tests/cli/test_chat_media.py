@@ -3,6 +3,7 @@
 import io
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from fourfold.engine.prompts import reread
 from fourfold.engine.sampler import Sampling, sample
 from fourfold.errors import DataError, MediaError
 from fourfold.media.images import read_image
+from fourfold.media.spans import patches_of
 from fourfold.media.video import read_clip
 from fourfold.text.chats import DrawingFinished
 from tests.compare import assert_close
@@ -151,6 +153,15 @@ def test_a_long_clip_is_looked_at_in_steps(drawing_model) -> None:
     span = reread(drawing_model, frames)
     times = span.positions[0][span.modality == 2].unique()
     assert (times - times[0]).tolist() == [0, 9]  # frames 0, 3 and 6, two at a time: at 8 a second, in ticks of 80 ms
+
+
+def test_a_drawn_clip_is_looked_at_at_the_rate_of_clips(drawing_model) -> None:
+    """What is drawn has eight frames a second; a model that reads four is shown every other one."""
+    slow = drawing_model.config.but(media_in=drawing_model.config.media_in.but(clip_rate=4.0))
+    frames = torch.stack([picture(seed, 16, 16) for seed in range(4)])
+    span = reread(SimpleNamespace(config=slow, tokenizer=drawing_model.tokenizer), frames)
+    both = torch.cat([patches_of(frames[[0]], 8), patches_of(frames[[2]], 8)], -1)
+    assert torch.equal(span.pixels, both.flatten(0, 2))
 
 
 def test_half_a_drawing_is_not_remembered(drawing_model) -> None:

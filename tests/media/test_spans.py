@@ -112,6 +112,8 @@ def test_frames_of_a_clip_may_share_their_patches(tokenizer: Tokenizer) -> None:
     still = spans.clip(frames[:1], [0.0], tokenizer, PATCH, together=2)
     assert torch.equal(still.pixels, spans.picture(frames[0], tokenizer, PATCH, together=2).pixels)
     assert names(spans.clip(frames, [0.0] * 5, tokenizer, PATCH, together=8), tokenizer).count("v<") == 2
+    with pytest.raises(ValueError, match="5 frames are shown at 4 times"):
+        spans.clip(frames, [0.0] * 4, tokenizer, PATCH, together=2)
 
 
 def test_sound_goes_on_like_text(tokenizer: Tokenizer) -> None:

@@ -253,6 +253,8 @@ def test_vectors_must_fit_the_places(model: Transformer) -> None:
         model.trunk(Batch(**{**vars_of(batch), "vectors": batch.vectors[1:]}))
     with pytest.raises(ValueError, match="pixels: 5 patches for 6 places"):
         model.look(batch.modality, showing.picture().pixels[1:])
+    with pytest.raises(ValueError, match="pixels: a patch of 1 frames of 4 x 4 is not 96 bytes"):
+        model.look(batch.modality, showing.picture().pixels.repeat(1, 2))
     with pytest.raises(ValueError, match="mel: 0 patches for 4 places"):
         model.look(showing.sound().modality)
 

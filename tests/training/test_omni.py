@@ -26,7 +26,7 @@ from fourfold.training.media import MediaSettings, count_kinds, ctc_loss, kind_l
 from fourfold.training.objective import accumulate, set_mode
 from fourfold.training.optim import Optimizer, OptimizerSettings, kind_of, parts_of
 from fourfold.training.progress import Reporter
-from fourfold.training.start import start_from
+from fourfold.training.start import start_from, told_apart
 from tests.builders import scatter
 from tests.compare import assert_close
 from tests.data.small_media import make_codec, make_corpus
@@ -311,7 +311,10 @@ def test_frames_read_by_twos_are_told_apart_from_the_start(omni, data, tmp_path)
     assert (moving - still).square().mean() > 0.1 * still.square().mean()
     back = model.look(kinds, torch.cat([second, first], 1), None)
     assert (moving - back).square().mean() > 0.1 * still.square().mean(), "which of them comes first"
-    assert all(torch.equal(t, model.state_dict()[n]) for n, t in old.state_dict().items() if n != "media.pixels.proj.weight")
+    kept = {n: t for n, t in old.state_dict().items() if n != "media.pixels.proj.weight"}
+    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in kept.items())
+    one = torch.randn(5, 7)
+    assert_close(told_apart(one, 3).unflatten(1, (3, 7)).sum(1), one)
     ours.save(model, tmp_path / "paired", data.tokenizer)
     with pytest.raises(ConfigError, match="init: .* has another clip_patch_frames"):
         start_from(old, str(tmp_path / "paired"))

@@ -365,6 +365,8 @@ def test_a_run_may_start_from_an_average_of_checkpoints(small, whole, tmp_path):
         if weight.is_floating_point():
             assert_close(weight.float(), 0.75 * first[name] + 0.25 * second[name])
     assert "blend" not in recipes.to_dict(small) and recipes.from_dict(recipes.to_dict(blended)) == blended
+    with pytest.raises(ConfigError, match="blend: needs weights to average into; set init too"):
+        recipes.override(small, [f"blend={json.dumps(shares)}"])
     with pytest.raises(ConfigError, match=r"blend\..*: 1.5 does not fit"):
         recipes.override(small, [f"init={whole / 'model'}", 'blend={"nano": 1.5}'])
     narrow = Transformer(model.config.but(hidden_size=64), other.data.token_classes).init_weights(0)

@@ -51,8 +51,22 @@ static void quantise(const T* x, Coded& to, int64_t rows, int64_t width) {
         }
         float factor = largest > 0 ? 127.0f * 256.0f / largest : 0.0f;
         int32_t high_sum = 0, low_sum = 0;
-        #pragma omp simd reduction(+ : high_sum, low_sum)
-        for (int64_t c = 0; c < width; c++) {
+        int64_t done = 0;
+#ifdef __AVX512VNNI__
+        __m512i highs = _mm512_setzero_si512(), lows = highs;
+        for (; done + LANES <= width; done += LANES) {
+            __m512i code = _mm512_cvtps_epi32((__m512)(load(row + done) * factor));  // as std::rint
+            __m512i upper = _mm512_srai_epi32(_mm512_add_epi32(code, _mm512_set1_epi32(128)), 8);
+            __m512i lower = _mm512_sub_epi32(code, _mm512_slli_epi32(upper, 8));
+            _mm_storeu_si128((__m128i*)(high + done), _mm512_cvtepi32_epi8(upper));
+            _mm_storeu_si128((__m128i*)(low + done), _mm512_cvtepi32_epi8(lower));
+            highs = _mm512_add_epi32(highs, upper);
+            lows = _mm512_add_epi32(lows, lower);
+        }
+        high_sum = _mm512_reduce_add_epi32(highs);
+        low_sum = _mm512_reduce_add_epi32(lows);
+#endif
+        for (int64_t c = done; c < width; c++) {
             int32_t code = int32_t(std::rint(widen(row[c]) * factor)), upper = (code + 128) >> 8, lower = code - 256 * upper;
             high[c] = int8_t(upper);
             low[c] = int8_t(lower);
