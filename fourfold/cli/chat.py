@@ -26,7 +26,7 @@ def chat(
     max_tokens: Annotated[int, typer.Option(help="Longest answer; codes of drawings count.")] = 512,
     thinking: Annotated[bool, typer.Option("--thinking/--no-thinking", help="Let the model think first.")] = False,
     chat_format: Annotated[str | None, typer.Option(help="v3, chatml, ...; if not as the checkpoint says.")] = None,
-    guidance: Annotated[float, typer.Option(help="How much drawings go by what was asked; 1 for no more than learnt.")] = 1.5,
+    guidance: Annotated[float, typer.Option(help="How much drawings go by what was asked; 1 for no more than learnt.")] = 2.0,
     save: Annotated[Path | None, typer.Option(help="Folder for drawings, by default $FOURFOLD_HOME/drawings.")] = None,
 ) -> None:
     """Talk to a checkpoint. Lines from a pipe are answered one by one.

@@ -46,7 +46,7 @@ def generate(
     grid: Annotated[
         str | None, typer.Option(help="Codes of a drawing: rows x columns (4x4), of a clip frames too (8x4x4).")
     ] = None,
-    guidance: Annotated[float, typer.Option(help="How much a drawing goes by the prompt; 1 for no more than learnt.")] = 1.5,
+    guidance: Annotated[float, typer.Option(help="How much a drawing goes by the prompt; 1 for no more than learnt.")] = 2.0,
     chat: Annotated[bool, typer.Option("--chat", help="Put the prompt as a user's message, and answer it.")] = False,
     thinking: Annotated[bool, typer.Option("--thinking", help="As --chat, and let the model think first.")] = False,
     chat_format: Annotated[str | None, typer.Option(help="As --chat, with v3, chatml, ...; if not as the checkpoint says.")] = None,

@@ -19,7 +19,7 @@ from fourfold.media.spans import Span
 from fourfold.model.transformer import Transformer
 from fourfold.text.tokenizer import Tokenizer
 
-GUIDANCE = 1.5
+GUIDANCE = 2.0
 CODES = Sampling(temperature=1.0, max_tokens=None)
 
 
