@@ -210,7 +210,7 @@ def test_patches_of_any_grid_are_where_they_were(rows: int, columns: int, patch:
         (lambda t: spans.picture(pixels(3, 8, 9), t, PATCH), "a picture of 9 x 8 pixels does not divide into patches of 4; fit it"),
         (lambda t: spans.clip(pixels(1, 3, 2, 4), [0.0], t, PATCH), "a picture of 4 x 2 pixels does not divide"),
         (lambda t: spans.picture(pixels(3, 0, 4), t, PATCH), "a picture of 4 x 0 pixels does not divide"),
-        (lambda t: spans.clip(pixels(2, 3, 4, 4), [0.0], t, PATCH), "shorter|longer"),
+        (lambda t: spans.clip(pixels(2, 3, 4, 4), [0.0], t, PATCH), "2 frames are shown at 1 times"),
         (lambda t: spans.sound(torch.zeros(0, 5), t, 8), "the sound has no frames"),
     ],
 )

@@ -60,7 +60,7 @@ def test_who_leaves_pays_for_what_was_made(saying: Callable[..., Live], ledger: 
     live.engine.steps = threading.Semaphore(3)
     with live.http.stream("POST", CHAT, json=ASKED | {"stream": True}) as answer:
         next(answer.iter_lines())
-        wait_for(lambda: next(iter(live.serving.live)).usage.completion_tokens == 3)
+        wait_for(lambda: [stream.usage.completion_tokens for stream in list(live.serving.live)] == [3])
     wait_for(lambda: charges(ledger)[0][0] != "open")
     assert charges(ledger) == [("cancelled", len(live.engine.asked[0].prompt), 3)]
 
