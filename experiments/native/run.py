@@ -42,7 +42,8 @@ from fourfold.training.data import TrainingData
 from fourfold.training.media_data import MediaSources
 from fourfold.training.metrics import media_losses
 from fourfold.training.plots import KINDS, read_metrics
-from fourfold.training.recipes import MICRO_LENGTH, MICRO_ROWS, Recipe
+from fourfold.training.omni_recipes import MICRO_LENGTH, MICRO_ROWS
+from fourfold.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -16,7 +16,8 @@ from fourfold.data.corpus import write_corpus
 from fourfold.data.documents import Document
 from fourfold.data.mixing import MixedRows
 from fourfold.text.tokenizer import Tokenizer
-from fourfold.training.recipes import MICRO_LENGTH, MICRO_ROWS, Recipe
+from fourfold.training.omni_recipes import MICRO_LENGTH, MICRO_ROWS
+from fourfold.training.recipe import Recipe
 from tests.evals.omni_small import make_codec, make_omni
 from tests.experiments.conftest import WORDS
 
